@@ -1,0 +1,63 @@
+"""Configuration of EmoLLM: a foundation vision-language model and the dials of its Multi-perspective Visual Projection."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_emollm.EmoLLMConfig",
+    "AutoModel": "modeling_emollm.EmoLLMModel",
+    "AutoModelForImageTextToText": "modeling_emollm.EmoLLMForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_emollm.EmoLLMForConditionalGeneration",
+}
+PERSPECTIVES = ("holistic", "content", "relation", "temporal")
+
+
+@strict
+class EmoLLMConfig(PreTrainedConfig):
+    r"""
+    Args:
+        foundation_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a LLaVA-1.5 config):
+            The config of the vision-language model that is upgraded. A `dict` needs its `model_type`.
+        mvp_size (`int`, *optional*, defaults to 256):
+            Width `d` of the bottleneck in which Multi-perspective Visual Projection (MVP) works; a multiple of 8.
+        perspectives (`list[str]`, *optional*, defaults to `["holistic", "content", "relation", "temporal"]`):
+            The perspectives that visual tokens read back from. One that is left out has no parameters.
+
+    Raises:
+        `ValueError`: for an unknown or repeated perspective, none at all, or an `mvp_size` that is no multiple of 8.
+    """
+
+    model_type = "emollm"
+    sub_configs_defaults = {"foundation_config": SubConfigSpec(config_class=AutoConfig, model_type="llava")}
+
+    foundation_config: dict | PreTrainedConfig | None = None
+    mvp_size: int = 256
+    perspectives: list[str] | tuple[str, ...] = PERSPECTIVES
+
+    def __post_init__(self, **kwargs):
+        # Whole, because saving a model records only the one auto class that it was registered for.
+        super().__post_init__(**{"auto_map": dict(AUTO_MAP), **kwargs})
+        if unknown := [name for name in self.perspectives if name not in PERSPECTIVES]:
+            raise ValueError(f"Unknown perspectives {unknown}; choose from {list(PERSPECTIVES)}.")
+        if not self.perspectives or len(set(self.perspectives)) != len(self.perspectives):
+            raise ValueError(f"perspectives={list(self.perspectives)} must name at least one, each once.")
+        if self.mvp_size <= 0 or self.mvp_size % 8:
+            raise ValueError(f"mvp_size={self.mvp_size} must be a positive multiple of 8, e.g. 256.")
+        # JSON knows no tuples; one type before saving and after loading keeps configs comparable.
+        self.perspectives = list(self.perspectives)
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        return self.foundation_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def image_token_id(self) -> int | None:
+        return getattr(self.foundation_config, "image_token_id", None)
+
+    @property
+    def video_token_id(self) -> int | None:
+        return getattr(self.foundation_config, "video_token_id", None)
+
+
+__all__ = ["PERSPECTIVES", "EmoLLMConfig"]

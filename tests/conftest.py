@@ -1,0 +1,59 @@
+"""One offline session: every test, and every command that a test starts, sees the settings made here."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+_HOME = tempfile.mkdtemp(prefix="emollm-tests-")
+os.environ.update(  # before the first import of a Hugging Face library, which reads them once
+    HF_HOME=_HOME,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # a second thread gains tiny models nothing, and on a busy machine costs them tenfold
+    MPLBACKEND="Agg",
+)
+
+import torch  # noqa: E402
+
+
+torch.set_num_threads(1)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures that some tests read; it lies beside the checkout and is never part of it."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data beside the checkout: the tests on real pictures need it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(tmp_path_factory) -> Path:
+    """EmoBench-Drawn, all five tasks, with 16 training samples each."""
+    from dataset_scripts.build_emobench import build
+
+    folder = tmp_path_factory.mktemp("emobench") / "drawn"
+    build({"drawn": None}, folder, drawn_size=16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_foundations(drawn_dataset, tmp_path_factory) -> dict[str, Path]:
+    """Folders of untrained foundation models, the smallest there can be, by kind."""
+    from benchmarks.tiny_foundations import build_foundation, corpus_of
+
+    folder, corpus = tmp_path_factory.mktemp("foundations"), corpus_of(str(drawn_dataset))
+    for kind in ("llava", "idefics3", "gemma3"):
+        for part in build_foundation(kind, corpus, seed=0, hidden_size=32, num_layers=1):
+            part.save_pretrained(folder / kind)
+    return {kind: folder / kind for kind in ("llava", "idefics3", "gemma3")}

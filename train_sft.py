@@ -1,0 +1,177 @@
+"""
+Fine-tunes a foundation vision-language model or an EmoLLM on EmoBench with TRL's SFTTrainer.
+
+# Upgrade a foundation and fine-tune it
+accelerate launch train_sft.py --config recipes/demo_emollm.yaml \\
+    --model_name_or_path foundations/llava --datasets data/EmoBench-Drawn --output_dir outputs/emollm
+
+# Fine-tune the foundation as it is, on two of the tasks
+accelerate launch train_sft.py --config recipes/demo_foundation.yaml \\
+    --model_name_or_path foundations/llava --datasets data/EmoBench-Drawn:hate_detection,sarcasm_detection \\
+    --output_dir outputs/foundation
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+
+from modeling_emollm import EMOTION_TASKS, EmoLLMForConditionalGeneration, attach_emoprompt
+from modeling_emollm.emoprompt import process_texts, render_chat, split_answer
+
+
+COLUMNS = ["id", "task", "setting", "images", "choices", "messages"]
+
+
+@dataclass
+class EmoLLMArguments:
+    """What EmoLLM adds to TRL's arguments."""
+
+    datasets: list[str] = field(metadata={"help": "EmoBench folders or Hub ids, each as ID or ID:config,config."})
+    upgrade: bool = field(default=False, metadata={"help": "Upgrade the model with MVP before training."})
+    mvp_size: int = field(default=256, metadata={"help": "Width of MVP's bottleneck, with --upgrade."})
+    emoprompt_share: float = field(
+        default=0.5, metadata={"help": "Share of the rows that are trained with EmoPrompt, from 0 to 1."}
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.emoprompt_share <= 1:
+            raise ValueError(f"emoprompt_share={self.emoprompt_share} must be from 0 to 1.")
+
+
+def load_rows(datasets: list[str], split: str) -> Dataset:
+    """
+    One split of all given configs, one after the other.
+
+    Args:
+        datasets (`list[str]`): folders or Hub ids, each as `ID` (all its configs) or `ID:config,config`.
+        split (`str`): e.g. `"train"`.
+
+    Raises:
+        `ValueError`: for a config that a dataset does not have, or one without the columns of EmoBench.
+    """
+    parts = []
+    for dataset in datasets:
+        name, _, chosen = dataset.partition(":")
+        available = get_dataset_config_names(name)
+        configs = chosen.split(",") if chosen else available
+        if unknown := sorted(set(configs) - set(available)):
+            raise ValueError(f"{name} has no config {', '.join(unknown)}; it has {', '.join(available)}.")
+        for config in configs:
+            rows = load_dataset(name, config, split=split)
+            if missing := sorted(set(COLUMNS) - set(rows.column_names)):
+                raise ValueError(f"{name}:{config} has no column {', '.join(missing)}; build it with dataset_scripts.")
+            parts.append(rows.select_columns(COLUMNS))
+    return concatenate_datasets(parts)
+
+
+class EmoBenchCollator:
+    """
+    Rows of EmoBench to a batch in which only the answer is to be learned.
+
+    Args:
+        processor (`ProcessorMixin`): the foundation's own, with EmoPrompt in front of its chat template.
+        max_length (`int` or `None`): the most tokens that a row may have. A longer one is an error: cut short, it would
+            lose its answer.
+        emoprompt_share (`float`): the share of rows that EmoPrompt guides; which ones follows from their `id`.
+        seed (`int`): of that choice.
+    """
+
+    def __init__(self, processor: ProcessorMixin, max_length: int | None, emoprompt_share: float, seed: int):
+        self.processor = processor
+        self.max_length = max_length
+        self.emoprompt_share = emoprompt_share
+        self.seed = seed
+
+    def _is_guided(self, row: dict) -> bool:
+        digest = hashlib.sha256(f"{self.seed}/{row['id']}".encode()).digest()
+        drawn = int.from_bytes(digest[:4], "big") < self.emoprompt_share * 2**32
+        return drawn and row["task"] in EMOTION_TASKS  # plain rows, such as captions, have no guidance
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` and `labels` of shape `(B, T)`, and the pixels; -100 where not to learn."""
+        texts, answer_lengths = [], []
+        for row in rows:
+            guidance = {}
+            if self._is_guided(row):
+                labels = row["choices"] if row["setting"] == "closed" else []
+                guidance = {"emotion_mode": "answer", "emotion_task": row["task"], "emotion_labels": labels}
+            full = render_chat(self.processor, row["messages"], **guidance)
+            prompt = render_chat(self.processor, row["messages"][:-1], add_generation_prompt=True, **guidance)
+            answer = split_answer(self.processor, prompt, full)
+            if not answer:
+                raise ValueError(f"Row {row['id']} has no answer to learn; remove it or give it one.")
+            texts.append(full)
+            answer_lengths.append(len(answer))
+        batch = process_texts(self.processor, texts, [row["images"] for row in rows], padding_side="right")
+        lengths = batch["attention_mask"].sum(-1)
+        if self.max_length is not None and (lengths > self.max_length).any():
+            longest = int(lengths.argmax())
+            raise ValueError(
+                f"Row {rows[longest]['id']} has {int(lengths[longest])} tokens, more than max_length="
+                f"{self.max_length}, and its answer would be cut. Raise max_length or set it to null."
+            )
+        position = torch.arange(batch["input_ids"].shape[1])
+        learned = (position < lengths[:, None]) & (position >= (lengths - torch.tensor(answer_lengths))[:, None])
+        batch["labels"] = batch["input_ids"].masked_fill(~learned, -100)
+        return dict(batch)
+
+
+class EmoLLMTrainer(SFTTrainer):
+    """SFTTrainer without its model card: ours is rendered from measured results."""
+
+    def create_model_card(self, *args, **kwargs):
+        pass
+
+
+def load_model(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: ModelConfig):
+    """The model to train, upgraded if asked for, and its processor with EmoPrompt."""
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    if name is None:
+        raise ValueError("model_name_or_path is not set: give a folder or a Hub id.")
+    trust = training_args.trust_remote_code
+    processor = attach_emoprompt(AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust))
+    dtype = model_args.dtype or "auto"
+    if script_args.upgrade:
+        model = EmoLLMForConditionalGeneration.from_foundation(
+            name, revision=revision, dtype=dtype, mvp_size=script_args.mvp_size
+        )
+    else:
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, dtype=dtype, trust_remote_code=trust
+        )
+    return model, processor
+
+
+def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    # TRL would drop the columns that the collator renders.
+    training_args.remove_unused_columns = False
+    torch.manual_seed(training_args.seed)  # of MVP's weights
+    model, processor = load_model(script_args, training_args, model_args)
+    evaluate = training_args.eval_strategy != "no"
+    trainer = EmoLLMTrainer(
+        model=model,
+        args=training_args,
+        data_collator=EmoBenchCollator(
+            processor, training_args.max_length, script_args.emoprompt_share, training_args.seed
+        ),
+        train_dataset=load_rows(script_args.datasets, "train"),
+        eval_dataset=load_rows(script_args.datasets, "validation") if evaluate else None,
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        # A pickle, with paths of this machine in it, that nothing reads.
+        Path(training_args.output_dir, "training_args.bin").unlink()
+    trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    parser = TrlParser((EmoLLMArguments, SFTConfig, ModelConfig))
+    main(*parser.parse_args_and_config())
