@@ -75,8 +75,8 @@ class EmoBenchCollator:
 
     Args:
         processor (`ProcessorMixin`): the foundation's own, with EmoPrompt in front of its chat template.
-        max_length (`int` or `None`): the most tokens that a row may have. A longer one is an error: cut short, it would
-            lose its answer.
+        max_length (`int` or `None`): the most tokens that a row may have. A longer one is an error: cut short, it
+            would lose its answer.
         emoprompt_share (`float`): the share of rows that EmoPrompt guides; which ones follows from their `id`.
         seed (`int`): of that choice.
     """

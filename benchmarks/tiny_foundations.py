@@ -112,7 +112,11 @@ def build_foundation(
     image_token = {"llava": "<image>", "idefics3": "<image>", "gemma3": "<image_soft_token>"}[kind]
     extra = {
         "llava": {},
-        "idefics3": {"fake_token": "<fake_token_around_image>", "global_token": "<global-img>", "eou": "<end_of_utterance>"},
+        "idefics3": {
+            "fake_token": "<fake_token_around_image>",
+            "global_token": "<global-img>",
+            "eou": "<end_of_utterance>",
+        },
         "gemma3": {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
     }[kind]
     tokenizer = build_tokenizer(corpus, image_token, extra)
@@ -147,7 +151,9 @@ def build_foundation(
     elif kind == "idefics3":
         processor = Idefics3Processor(
             Idefics3ImageProcessorPil(
-                size={"longest_edge": IMAGE_SIZE}, max_image_size={"longest_edge": IMAGE_SIZE}, do_image_splitting=False
+                size={"longest_edge": IMAGE_SIZE},
+                max_image_size={"longest_edge": IMAGE_SIZE},
+                do_image_splitting=False,
             ),
             tokenizer,
             image_seq_len=IMAGE_TOKENS // 4,
@@ -174,6 +180,8 @@ def build_foundation(
             eoi_token_index=tokenizer.eoi_token_id,
         )
         model = Gemma3ForConditionalGeneration(config)
+        # transformers fills this matrix with zeros, for weights to be loaded over: nothing would be seen through it.
+        model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=hidden_size**-0.5)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )

@@ -205,16 +205,16 @@ GOALS = {"eat": eat, "sleep": sleep, "play": play, "travel": travel}
 
 
 def draw_four(cells, task, rng):
-    """Four people, each with an emotion or a goal.
+    """Up to four people, each with an emotion or a goal.
 
     Args:
-        cells (`list[tuple[str, str]]`): Colour and label of each person, row by row.
+        cells (`list[tuple[str, str] | None]`): Colour and label of each person, row by row; `None` for nobody.
         task (`str`): `"emotion_recognition"` or `"intent_understanding"`.
         rng (`random.Random`): Small shifts, sizes and shades.
     """
     pen = Pen(WHITE)
     shade = rng.uniform(0.5, 0.62)
-    for number, (colour, label) in enumerate(cells):
+    for number, (colour, label) in ((number, cell) for number, cell in enumerate(cells) if cell):
         left, top = number % 2 * 64, number // 2 * 64
         pen.place(left, top)
         pen.box(0, 0, 64, 64, mix(COLOURS[colour], WHITE, shade))

@@ -1,4 +1,4 @@
-"""Configuration of EmoLLM: a foundation vision-language model and the dials of its Multi-perspective Visual Projection."""
+"""Configuration of EmoLLM: a foundation vision-language model and the dials of Multi-perspective Visual Projection."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig

@@ -30,7 +30,7 @@ def attach_emoprompt(processor: ProcessorMixin) -> ProcessorMixin:
     """
     if not isinstance(processor.chat_template, str):
         raise ValueError(
-            f"{type(processor).__name__} has no single chat template (found {type(processor.chat_template).__name__}); "
+            f"{type(processor).__name__} has no single chat template but {type(processor.chat_template).__name__}; "
             "set `processor.chat_template` to the foundation's template first."
         )
     if not processor.chat_template.startswith(PROLOGUE):

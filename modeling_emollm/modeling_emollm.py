@@ -1,4 +1,4 @@
-"""EmoLLM: any vision-language model of transformers, with Multi-perspective Visual Projection between eye and language.
+"""EmoLLM: any vision-language model of transformers, with Multi-perspective Visual Projection behind its eye.
 
 It rests on one public contract of transformers (5.23): `get_image_features` (and `get_video_features`) return the
 projected visual features in `pooler_output`, and `forward` takes them back as `mm_encoder_outputs`.
@@ -84,7 +84,8 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             if inputs.get(names[0]) is None:  # the pixels come first
                 inputs.pop(names[0], None)
                 continue
-            encoded = encode(**{name: inputs[name] for name in names if inputs.get(name) is not None}, return_dict=True)
+            given = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            encoded = encode(**given, return_dict=True)
             inputs.pop(names[0])
             outputs[modality], perspectives[modality] = self._refine(modality, encoded, input_ids)
         if outputs:

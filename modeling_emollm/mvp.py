@@ -110,8 +110,8 @@ class MVPTemporal(nn.Module):
 
     def forward(self, slots: torch.Tensor, sample: torch.Tensor, position: torch.Tensor):
         """
-        `slots` `(I, K, D)`, `sample` `(I,)` the sample that an image belongs to, and `position` `(I,)` its place in it,
-        to the memory `(I, K, D)` and the attention `(I, K, I)` over all images of the batch (zero outside the sample).
+        `slots` `(I, K, D)`, `sample` `(I,)` the sample that an image belongs to, and `position` `(I,)` its place in
+        it, to the memory `(I, K, D)` and the attention `(I, K, I)` over all images (zero outside the sample).
         """
         timed = slots + _sinusoids(position, slots.shape[-1]).to(slots.dtype)[:, None]
         query, key = self.query_key(timed).transpose(0, 1).chunk(2, dim=-1)  # (K, I, D)
@@ -181,9 +181,8 @@ class MultiPerspectiveVisualProjection(nn.Module):
         if hasattr(self, "temporal"):
             memories["temporal"], seen["temporal"] = self.temporal(memories["content"], sample, position)
         seen["gates"] = self.gates.tanh()
-        read = sum(
-            gate * self.read_back[name](tokens, memories[name]) for name, gate in zip(self.perspectives, seen["gates"])
-        )
+        gated = zip(seen["gates"], self.perspectives, strict=True)
+        read = sum(gate * self.read_back[name](tokens, memories[name]) for gate, name in gated)
         return features + self.up(read), seen
 
 

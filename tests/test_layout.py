@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("modeling_emollm", "dataset_scripts")  # import nothing of ours
 # huggingface_hub comes with transformers, whose configurations are declared by its `strict`.

@@ -1,0 +1,261 @@
+"""EmoLLM as its users meet it: upgraded from a foundation, saved, loaded in a fresh interpreter, looked into."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    Pix2StructConfig,
+    Pix2StructForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+)
+
+from modeling_emollm import EmoLLMConfig, EmoLLMForConditionalGeneration, attach_emoprompt, encode_chats
+from modeling_emollm.mvp import MultiPerspectiveVisualProjection, init_mvp_weights
+
+
+TOKEN = 90  # of an image in the models below that have no processor here
+TEXT = dict(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+    vocab_size=99, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+
+
+def qwen2_5_vl():
+    """A row with one image of 4 visual tokens, beside one with images of 8 and 4."""
+    vision = dict(depth=1, hidden_size=32, intermediate_size=32, num_heads=4, out_hidden_size=32, patch_size=14)
+    text = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
+    config = Qwen2_5_VLConfig(vision_config=vision, text_config=text, image_token_id=TOKEN, video_token_id=91)
+    grid = torch.tensor([[1, 4, 4], [1, 4, 8], [1, 4, 4]])
+    inputs = {"pixel_values": torch.randn(16 + 32 + 16, 3 * 2 * 14 * 14), "image_grid_thw": grid}
+    rows = [[0] * 9 + [5] + [TOKEN] * 4 + [6, 7], [5] + [TOKEN] * 8 + [8] + [TOKEN] * 4 + [6, 7]]
+    return Qwen2_5_VLForConditionalGeneration(config), rows, inputs
+
+
+def internvl():
+    """One row with two images beside one with a single image."""
+    vision = InternVLVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=[16, 16],
+        patch_size=[4, 4],
+    )  # fmt: skip
+    config = InternVLConfig(vision_config=vision, text_config=Qwen2Config(**TEXT), image_token_id=TOKEN)
+    rows = [[5, *[TOKEN] * 8, 6, 7], [0] * 4 + [5, *[TOKEN] * 4, 6, 7]]
+    return InternVLForConditionalGeneration(config), rows, {"pixel_values": torch.randn(3, 3, 16, 16)}
+
+
+@pytest.fixture(params=["llava", "idefics3", "gemma3", "qwen2_5_vl", "internvl"])
+def foundation_and_inputs(request, tiny_foundations):
+    """A foundation model, and a batch of two rows with different numbers of visual tokens."""
+    torch.manual_seed(0)
+    if request.param in tiny_foundations:
+        folder = tiny_foundations[request.param]
+        return AutoModelForImageTextToText.from_pretrained(folder), batch(AutoProcessor.from_pretrained(folder), 1, 2)
+    model, rows, inputs = {"qwen2_5_vl": qwen2_5_vl, "internvl": internvl}[request.param]()
+    input_ids = torch.tensor(rows)
+    return model.eval(), {"input_ids": input_ids, "attention_mask": (input_ids != 0).long(), **inputs}
+
+
+def batch(processor, *pictures: int) -> dict:
+    """Inputs of one row for each number of pictures."""
+    images = [[Image.linear_gradient("L").rotate(70 * i) for i in range(number)] for number in pictures]
+    messages = [
+        [{"role": "user", "content": [*[{"type": "image"}] * number, {"type": "text", "text": "How do they feel?"}]}]
+        for number in pictures
+    ]
+    return dict(encode_chats(processor, messages, images))
+
+
+def upgrade(foundation, **fields) -> EmoLLMForConditionalGeneration:
+    torch.manual_seed(1)
+    return EmoLLMForConditionalGeneration.from_foundation(foundation, **{"mvp_size": 16, **fields})
+
+
+def open_gates(model: EmoLLMForConditionalGeneration) -> EmoLLMForConditionalGeneration:
+    model.model.multi_perspective_projection.gates.data.fill_(0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def llava(tiny_foundations):
+    folder = tiny_foundations["llava"]
+    return open_gates(upgrade(str(folder))), attach_emoprompt(AutoProcessor.from_pretrained(folder))
+
+
+@torch.no_grad()
+def test_an_upgrade_starts_as_its_foundation(foundation_and_inputs):
+    foundation, inputs = foundation_and_inputs
+    options = [{}, {"num_beams": 3}, {"do_sample": True}]
+
+    def generate(model, option):
+        torch.manual_seed(3)
+        return model.generate(**inputs, **option, min_new_tokens=6, max_new_tokens=6)
+
+    logits = foundation(**inputs).logits
+    generated = [generate(foundation, option) for option in options]
+    model = upgrade(foundation, probe=inputs)
+    assert torch.equal(model(**inputs).logits, logits)
+    assert all(torch.equal(generate(model, option), ids) for option, ids in zip(options, generated, strict=True))
+    assert not torch.equal(open_gates(model)(**inputs).logits, logits)
+
+
+def test_every_part_of_mvp_learns(foundation_and_inputs):
+    foundation, inputs = foundation_and_inputs
+    model = open_gates(upgrade(foundation))
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    for name, parameter in model.model.multi_perspective_projection.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@torch.no_grad()
+def test_a_fresh_interpreter_loads_what_was_saved(llava, tmp_path):
+    model, processor = llava
+    inputs, folder = batch(processor, 1, 2), tmp_path / "model"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    files = {path.name for path in folder.iterdir()}
+    assert {path for path in files if path.endswith(".py")} == {
+        "configuration_emollm.py", "modeling_emollm.py", "mvp.py",
+    }  # fmt: skip
+    outputs = {"logits": model(**inputs).logits, "hidden": model.model(**inputs).last_hidden_state}
+    save_file({**inputs, **outputs}, tmp_path / "expected.safetensors")
+    code = f"""
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+expected = load_file({str(tmp_path / "expected.safetensors")!r})
+logits, hidden = expected.pop("logits"), expected.pop("hidden")
+options = dict(trust_remote_code=True)
+with torch.no_grad():
+    model = AutoModelForImageTextToText.from_pretrained({str(folder)!r}, **options)
+    torch.testing.assert_close(model(**expected).logits, logits)
+    base = AutoModel.from_pretrained({str(folder)!r}, **options)
+    torch.testing.assert_close(base(**expected).last_hidden_state, hidden)
+    processor = AutoProcessor.from_pretrained({str(folder)!r}, **options)
+    question = [dict(role="user", content="Hateful?")]
+    assert "whom it targets" in processor.apply_chat_template(question, emotion_task="hate_detection")
+    assert "whom it targets" not in processor.apply_chat_template(question)
+    model.save_pretrained({str(tmp_path / "again")!r})
+    again = AutoModelForImageTextToText.from_pretrained({str(tmp_path / "again")!r}, **options)
+    torch.testing.assert_close(again(**expected).logits, logits)
+print(type(model).__module__)
+"""
+    command = [sys.executable, "-I", "-c", code]  # isolated: no working folder and no PYTHONPATH to import ours from
+    result = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.startswith("transformers_modules.")
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_neighbours(llava):
+    model, processor = llava
+    together = batch(processor, 1, 3, 2)
+    alone = [batch(processor, number) for number in (1, 3, 2)]
+    logits = model(**together).logits[:, -1]
+    torch.testing.assert_close(logits, torch.cat([model(**one).logits[:, -1] for one in alone]))
+
+
+@torch.no_grad()
+def test_text_without_pictures_is_the_foundations(llava):
+    model, processor = llava
+    inputs = batch(processor, 0)
+    assert torch.equal(model(**inputs).logits, model.foundation(**inputs).logits)
+
+
+@torch.no_grad()
+def test_perspectives_can_be_looked_at(llava):
+    model, processor = llava
+    seen = model(**batch(processor, 1, 2), output_perspectives=True).perspectives["image"]
+    number, tokens = 3, seen["lengths"][0]
+    assert seen["sample"] == [0, 1, 1]
+    torch.testing.assert_close(seen["holistic"].sum(-1), torch.ones(number))
+    torch.testing.assert_close(seen["content"].sum(-1), torch.ones(number, 8), atol=1e-3, rtol=0)
+    assert seen["content"].shape == (number, 8, tokens)
+    assert (seen["relation"].diagonal(dim1=1, dim2=2) == 0).all()  # no slot listens to itself
+    assert ((seen["relation"] > 0).sum(-1) == 3).all()
+    assert (seen["temporal"][0, :, 1:] == 0).all() and (seen["temporal"][1:, :, 0] == 0).all()  # within a sample only
+    torch.testing.assert_close(seen["gates"], torch.full((4,), 0.5).tanh())
+
+
+def projection(*perspectives: str) -> MultiPerspectiveVisualProjection:
+    text = LlamaConfig(**TEXT)
+    foundation = {"model_type": "llava", "text_config": text.to_dict(), "vision_config": CLIPVisionConfig().to_dict()}
+    module = MultiPerspectiveVisualProjection(
+        EmoLLMConfig(foundation_config=foundation, mvp_size=16, perspectives=perspectives)
+    )
+    torch.manual_seed(0)
+    module.apply(init_mvp_weights)
+    module.gates.data.fill_(1.0)
+    return module
+
+
+@torch.no_grad()
+def test_the_temporal_perspective_sees_change_and_its_order():
+    module = projection("temporal")
+    pictures, valid = torch.randn(3, 5, 32), torch.ones(3, 5, dtype=torch.bool)
+
+    def change(features, sample=(0, 0, 0)):
+        position = torch.arange(3) if sample == (0, 0, 0) else torch.zeros(3, dtype=torch.long)
+        return module(features, valid, torch.tensor(sample), position)[0] - features
+
+    assert torch.equal(change(pictures, (0, 1, 2)), torch.zeros(3, 5, 32))  # one picture a sample: exactly nothing
+    torch.testing.assert_close(change(pictures[:1].expand(3, -1, -1)), torch.zeros(3, 5, 32))  # nothing changes
+    forward, backward = change(pictures), change(pictures.flip(0)).flip(0)
+    assert (forward - backward).abs().max() > 1e-3
+
+
+def test_a_perspective_that_is_left_out_has_no_parameters():
+    sizes = {name: sum(p.numel() for p in projection(name).parameters()) for name in ("holistic", "content")}
+    assert not any("content" in name for name, _ in projection("holistic").named_parameters())
+    assert sizes["holistic"] < sizes["content"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"perspectives": ["holistic", "olfactory"]}, "olfactory"),
+        ({"perspectives": []}, "at least one"),
+        ({"perspectives": ["content", "content"]}, "each once"),
+        ({"mvp_size": 12}, "mvp_size=12"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        EmoLLMConfig(**fields)
+
+
+def test_a_model_without_the_contract_is_refused():
+    small = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Pix2StructForConditionalGeneration(Pix2StructConfig(text_config=small, vision_config=small))
+    with pytest.raises(ValueError, match="Pix2StructForConditionalGeneration.forward does not take"):
+        EmoLLMForConditionalGeneration.from_foundation(model)
+
+
+def test_custom_code_is_refused(tiny_foundations):
+    class MyLlava(LlavaForConditionalGeneration):
+        pass
+
+    model = MyLlava.from_pretrained(tiny_foundations["llava"])
+    with pytest.raises(ValueError, match="MyLlava is custom code"):
+        EmoLLMForConditionalGeneration.from_foundation(model)
+
+
+def test_placeholders_and_features_must_agree(llava):
+    model, processor = llava
+    inputs = batch(processor, 1)
+    inputs["input_ids"][inputs["input_ids"] == model.config.image_token_id] = 5
+    with pytest.raises(ValueError, match="0 image placeholders in input_ids, but 16 image features"):
+        model(**inputs)
