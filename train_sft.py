@@ -6,7 +6,7 @@ accelerate launch train_sft.py --config recipes/demo_emollm.yaml \\
     --model_name_or_path foundations/llava --datasets data/EmoBench-Drawn --output_dir outputs/emollm
 
 # Fine-tune the foundation as it is, on two of the tasks
-accelerate launch train_sft.py --config recipes/demo_foundation.yaml \\
+accelerate launch train_sft.py --config recipes/demo_sft.yaml \\
     --model_name_or_path foundations/llava --datasets data/EmoBench-Drawn:hate_detection,sarcasm_detection \\
     --output_dir outputs/foundation
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
-from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
 from modeling_emollm import EMOTION_TASKS, EmoLLMForConditionalGeneration, attach_emoprompt
@@ -96,17 +96,16 @@ class EmoBenchCollator:
         """`input_ids`, `attention_mask` and `labels` of shape `(B, T)`, and the pixels; -100 where not to learn."""
         texts, answer_lengths = [], []
         for row in rows:
+            if not any(item["text"].strip() for item in row["messages"][-1]["content"]):
+                raise ValueError(f"Row {row['id']} has no answer to learn; remove it or give it one.")
             guidance = {}
             if self._is_guided(row):
                 labels = row["choices"] if row["setting"] == "closed" else []
                 guidance = {"emotion_mode": "answer", "emotion_task": row["task"], "emotion_labels": labels}
             full = render_chat(self.processor, row["messages"], **guidance)
             prompt = render_chat(self.processor, row["messages"][:-1], add_generation_prompt=True, **guidance)
-            answer = split_answer(self.processor, prompt, full)
-            if not answer:
-                raise ValueError(f"Row {row['id']} has no answer to learn; remove it or give it one.")
             texts.append(full)
-            answer_lengths.append(len(answer))
+            answer_lengths.append(len(split_answer(self.processor, prompt, full)))
         batch = process_texts(self.processor, texts, [row["images"] for row in rows], padding_side="right")
         lengths = batch["attention_mask"].sum(-1)
         if self.max_length is not None and (lengths > self.max_length).any():
@@ -133,10 +132,15 @@ def load_model(script_args: EmoLLMArguments, training_args: SFTConfig, model_arg
     name, revision = model_args.model_name_or_path, model_args.model_revision
     if name is None:
         raise ValueError("model_name_or_path is not set: give a folder or a Hub id.")
+    used = ModelConfig(model_name_or_path=name, model_revision=revision, dtype=model_args.dtype)
+    if unused := [key for key, value in vars(model_args).items() if value != getattr(used, key)]:
+        raise ValueError(f"{', '.join(unused)} would have no effect here; leave it out.")
     trust = training_args.trust_remote_code
     processor = attach_emoprompt(AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust))
     dtype = model_args.dtype or "auto"
     if script_args.upgrade:
+        if PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type") == "emollm":
+            raise ValueError(f"{name} is an EmoLLM already; set upgrade to false to train it further.")
         model = EmoLLMForConditionalGeneration.from_foundation(
             name, revision=revision, dtype=dtype, mvp_size=script_args.mvp_size
         )
@@ -173,5 +177,5 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
 
 
 if __name__ == "__main__":
-    parser = TrlParser((EmoLLMArguments, SFTConfig, ModelConfig))
+    parser = TrlParser((EmoLLMArguments, SFTConfig, ModelConfig), allow_abbrev=False)
     main(*parser.parse_args_and_config())

@@ -1,12 +1,16 @@
 """
-Plain captions of drawn pictures, to pretrain a tiny foundation on: one to four people named by colour, and three-frame
-shows. They teach it to see, before EmoBench-Drawn asks questions whose answers need picture and text together.
+Plain captions of drawn pictures, to pretrain a tiny foundation on: one to four people named by colour, or one of them
+asked for, and three-frame shows. They teach it to see and to look where it is told to, before EmoBench-Drawn asks
+questions whose answers need picture and text together.
 
 python -m benchmarks.captions --output data/captions --size 5120
 """
 
 import argparse
+import hashlib
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Json, List, Value
@@ -32,7 +36,7 @@ configs:
 - config_name: captions
   data_files:
   - split: train
-    path: captions/train.parquet
+    path: captions/{name}
 ---
 Captions of drawn pictures, made by `python -m benchmarks.captions`.
 """
@@ -41,20 +45,23 @@ Captions of drawn pictures, made by `python -m benchmarks.captions`.
 def draw_caption(index: int, seed: int) -> dict:
     """Row `index`, with the columns that `train_sft.py` reads; the same arguments give the same bytes."""
     rng = random.Random(f"{seed}/captions/{index}")
-    if index % 3 == 2:
+    if index % 4 == 3:
         first, last = rng.choice(list(THINGS)), rng.choice(list(THINGS))
         images, question = draw_show(first, last, rng), "What do the frames show?"
         caption = f"{first}, cloth, {last}"
     else:
         # Labels are drawn one by one, not as a permutation: then a picture tells something even before a reader can
         # bind a label to a colour, and learning has a slope to start on.
-        task = ("emotion_recognition", "intent_understanding")[index % 3]
+        task = ("emotion_recognition", "intent_understanding")[index % 2]
         labels = get_task(task).label_sets["drawn"]
         people = {colour: rng.choice(labels) for colour in rng.sample(list(COLOURS), rng.choice([1, 1, 2, 3, 4]))}
         cells = [*people.items(), *[None] * (4 - len(people))]
         rng.shuffle(cells)
         images, question = (draw_four(cells, task, rng),), "Who is in the picture?"
         caption = ", ".join(f"{colour} {people[colour]}" for colour in COLOURS if colour in people)
+        if rng.random() < 2 / 3:
+            colour, caption = rng.choice(list(people.items()))
+            question = f"What about the person in {colour}?"
     content = [*[{"type": "image"}] * len(images), {"type": "text", "text": question}]
     return {
         "id": f"captions/train/{index:06d}",
@@ -75,11 +82,19 @@ def main() -> None:
     parser.add_argument("--size", required=True, type=int, help="number of pictures and clips")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.output.exists():
+        raise ValueError(f"{args.output} exists already: give a new folder, or remove it first.")
     rows = [draw_caption(index, args.seed) for index in tqdm(range(args.size), desc="captions")]
-    (args.output / "captions").mkdir(parents=True)
-    Dataset.from_list(rows, features=FEATURES).to_parquet(args.output / "captions" / "train.parquet")
-    # Last, since a folder without its card does not load.
-    (args.output / "README.md").write_text(CARD, encoding="utf-8")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output.parent) as scratch:
+        path = Path(scratch, "captions", "train.parquet")
+        path.parent.mkdir()
+        Dataset.from_list(rows, features=FEATURES).to_parquet(path)
+        # load_dataset's cache goes by the card, not by the files: a name of its own keeps it from serving older rows.
+        name = f"train-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.parquet"
+        path.rename(path.with_name(name))
+        Path(scratch, "README.md").write_text(CARD.format(name=name), encoding="utf-8")
+        shutil.copytree(scratch, args.output)
     print(f"wrote {args.size} captions to {args.output}")
 
 

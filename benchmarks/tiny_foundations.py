@@ -107,6 +107,8 @@ def build_foundation(
         "intermediate_size": 2 * hidden_size,
         "num_hidden_layers": num_layers,
         "num_attention_heads": hidden_size // 32,
+        # The usual 0.02 suits thousands of channels; at this width it costs hundreds of steps before learning starts.
+        "initializer_range": hidden_size**-0.5,
     }
     vision = {**shape, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
     image_token = {"llava": "<image>", "idefics3": "<image>", "gemma3": "<image_soft_token>"}[kind]

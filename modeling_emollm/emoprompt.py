@@ -18,12 +18,16 @@ EMOTION_TASKS = (
     "humor_detection",
     "sarcasm_detection",
 )
-PROLOGUE = (Path(__file__).parent / "emoprompt.jinja").read_text(encoding="utf-8").rstrip("\n")
+# With the newline that ends its last comment and that Jinja drops: the foundation's template still begins a line, so
+# that not even white space at its beginning is lost.
+PROLOGUE = (Path(__file__).parent / "emoprompt.jinja").read_text(encoding="utf-8")
+PROLOGUE_END = PROLOGUE.splitlines(keepends=True)[-1]
 
 
 def attach_emoprompt(processor: ProcessorMixin) -> ProcessorMixin:
     """
-    Puts EmoPrompt in front of the processor's own chat template, in place; a second call changes nothing.
+    Puts EmoPrompt in front of the processor's own chat template, in place, and in the place of any EmoPrompt there: a
+    second call changes nothing.
 
     Raises:
         `ValueError`: if the processor has no chat template, or several by name.
@@ -33,8 +37,7 @@ def attach_emoprompt(processor: ProcessorMixin) -> ProcessorMixin:
             f"{type(processor).__name__} has no single chat template but {type(processor.chat_template).__name__}; "
             "set `processor.chat_template` to the foundation's template first."
         )
-    if not processor.chat_template.startswith(PROLOGUE):
-        processor.chat_template = PROLOGUE + processor.chat_template
+    processor.chat_template = PROLOGUE + processor.chat_template.rpartition(PROLOGUE_END)[2]
     return processor
 
 
@@ -140,7 +143,7 @@ def answer_token_ids(processor: ProcessorMixin, messages: list[dict], answer: st
     prompt = render_chat(processor, messages, add_generation_prompt=True)
     turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     full = render_chat(processor, [*messages, turn])
-    return split_answer(processor, prompt, full[: full.rindex(answer) + len(answer)])
+    return split_answer(processor, prompt, full[: full.index(answer, len(prompt)) + len(answer)])
 
 
 __all__ = ["EMOTION_TASKS", "answer_token_ids", "attach_emoprompt", "encode_chats"]

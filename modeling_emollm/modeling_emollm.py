@@ -7,6 +7,7 @@ projected visual features in `pooler_output`, and `forward` takes them back as `
 import copy
 import inspect
 import itertools
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -184,7 +185,10 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         if isinstance(foundation, str):
             if probe is None:
                 probe = _probe_inputs(AutoProcessor.from_pretrained(foundation, revision=revision))
+            is_folder = Path(foundation).is_dir()
             foundation = AutoModelForImageTextToText.from_pretrained(foundation, revision=revision, dtype=dtype)
+            if is_folder:  # a Hub id is worth remembering, a path of this machine is not
+                foundation.config.name_or_path = ""
         _check_contract(foundation)
         config = EmoLLMConfig(foundation_config=copy.deepcopy(foundation.config), dtype=foundation.dtype, **mvp_fields)
         # A composite config resets the attention implementation of its parts; the foundation's own has it still.

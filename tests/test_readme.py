@@ -1,0 +1,51 @@
+"""The README's commands and snippets run as they stand, in its order, in a copy of the repository."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    folder = tmp_path_factory.mktemp("clone")
+    for name in filter(None, files.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_every_command_and_snippet_runs(clone):
+    make, *commands = blocks("bash")
+    assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]  # run by CI
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "\n".join([*commands, "python - <<'SNIPPETS'", *blocks("python"), "SNIPPETS"])
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=clone, env=os.environ | {"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (clone / "results" / "comparison.png").stat().st_size > 10_000
+
+
+def test_the_tree_names_what_there_is():
+    tree = blocks("text")[-1]
+    named = set(re.findall(r"^ {0,2}([\w./]+\.\w+|\w+/)", tree, re.MULTILINE))
+    for name in named:
+        places = [ROOT / room / name for room in ("", "modeling_emollm", "dataset_scripts")]
+        assert any(place.exists() for place in places), f"the README's tree names {name}, which is not there"
+    rooms = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")} - {".ci/"}
+    assert rooms <= named, f"not in the README's tree: {sorted(rooms - named)}"
