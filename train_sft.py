@@ -69,6 +69,23 @@ def load_rows(datasets: list[str], split: str) -> Dataset:
     return concatenate_datasets(parts)
 
 
+def token_lengths(rows: Dataset, processor: ProcessorMixin) -> list[int]:
+    """Tokens of each row, near enough to group rows by: its words, and for each picture what the first one takes."""
+    texts, pictures = [], []
+    for messages in rows["messages"]:
+        items = [item for message in messages for item in message["content"]]
+        texts.append("\n".join(item["text"] for item in items if item["type"] == "text"))
+        pictures.append(sum(item["type"] == "image" for item in items))
+    words = [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    first = next((row for row in rows if row["images"]), None)
+    one_picture = 0
+    if first:
+        ids = process_texts(processor, [render_chat(processor, first["messages"])], [first["images"]], "left")
+        plain = processor.tokenizer(render_chat(processor, first["messages"]), add_special_tokens=False)
+        one_picture = (ids["input_ids"].shape[1] - len(plain["input_ids"])) // len(first["images"])
+    return [number + one_picture * count for number, count in zip(words, pictures, strict=True)]
+
+
 class EmoBenchCollator:
     """
     Rows of EmoBench to a batch in which only the answer is to be learned.
@@ -106,7 +123,7 @@ class EmoBenchCollator:
             prompt = render_chat(self.processor, row["messages"][:-1], add_generation_prompt=True, **guidance)
             texts.append(full)
             answer_lengths.append(len(split_answer(self.processor, prompt, full)))
-        batch = process_texts(self.processor, texts, [row["images"] for row in rows], padding_side="right")
+        batch = process_texts(self.processor, texts, [row["images"] for row in rows], padding_side="left")
         lengths = batch["attention_mask"].sum(-1)
         if self.max_length is not None and (lengths > self.max_length).any():
             longest = int(lengths.argmax())
@@ -114,14 +131,38 @@ class EmoBenchCollator:
                 f"Row {rows[longest]['id']} has {int(lengths[longest])} tokens, more than max_length="
                 f"{self.max_length}, and its answer would be cut. Raise max_length or set it to null."
             )
-        position = torch.arange(batch["input_ids"].shape[1])
-        learned = (position < lengths[:, None]) & (position >= (lengths - torch.tensor(answer_lengths))[:, None])
+        from_the_end = torch.arange(batch["input_ids"].shape[1], 0, -1)
+        learned = from_the_end <= torch.tensor(answer_lengths)[:, None]
         batch["labels"] = batch["input_ids"].masked_fill(~learned, -100)
         return dict(batch)
 
 
 class EmoLLMTrainer(SFTTrainer):
-    """SFTTrainer without its model card: ours is rendered from measured results."""
+    """SFTTrainer that computes the logits of the answers alone, and leaves the model card to model_cards."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """
+        TRL's loss. Its fused head scores every position where there is no Triton; answers are at the end of rows that
+        are padded on the left, so that the last few positions are enough.
+        """
+        if self.aux_loss_enabled:  # of a mixture of experts: TRL's own way
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")
+        length = int((labels != -100).any(0).flip(0).nonzero().max()) + 1
+        answers = labels[:, -length:]
+        outputs = model(**inputs, use_cache=False, logits_to_keep=length + 1)
+        logits = outputs.logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="sum")
+        learned = answers != -100
+        correct = (logits.argmax(-1) == answers)[learned].float().mean()
+        self._metrics["train" if model.training else "eval"]["mean_token_accuracy"].append(correct.item())
+        if num_items_in_batch is None:
+            loss = loss / learned.sum()
+        else:  # tokens of all processes, over which the gradients are averaged
+            loss = loss / num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
     def create_model_card(self, *args, **kwargs):
         pass
@@ -157,13 +198,16 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
     torch.manual_seed(training_args.seed)  # of MVP's weights
     model, processor = load_model(script_args, training_args, model_args)
     evaluate = training_args.eval_strategy != "no"
+    train_rows = load_rows(script_args.datasets, "train")
+    if training_args.train_sampling_strategy == "group_by_length":
+        train_rows = train_rows.add_column("length", token_lengths(train_rows, processor))
     trainer = EmoLLMTrainer(
         model=model,
         args=training_args,
         data_collator=EmoBenchCollator(
             processor, training_args.max_length, script_args.emoprompt_share, training_args.seed
         ),
-        train_dataset=load_rows(script_args.datasets, "train"),
+        train_dataset=train_rows,
         eval_dataset=load_rows(script_args.datasets, "validation") if evaluate else None,
         processing_class=processor,
     )

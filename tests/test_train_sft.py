@@ -16,8 +16,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from benchmarks.captions import main as draw_captions
-from modeling_emollm import answer_token_ids, attach_emoprompt
-from train_sft import EmoBenchCollator, EmoLLMArguments, load_rows, main
+from modeling_emollm import EmoLLMForConditionalGeneration, answer_token_ids, attach_emoprompt
+from train_sft import EmoBenchCollator, EmoLLMArguments, EmoLLMTrainer, load_rows, main, token_lengths
 
 
 ROOT = Path(__file__).parents[1]
@@ -315,3 +315,43 @@ def test_an_answer_that_would_be_cut_stops_the_training(command, tmp_path):
     with pytest.raises(ValueError, match="more than max_length=20, and its answer would be cut"):
         command(RECIPE, max_length=20, dataloader_num_workers=0)
     assert not (tmp_path / "output" / "model.safetensors").exists()
+
+
+def test_the_loss_and_its_gradients_are_trls(tiny_foundations, drawn_dataset, tmp_path):
+    """Ours computes fewer logits, not another loss."""
+    folder = str(tiny_foundations["llava"])
+    model = EmoLLMForConditionalGeneration.from_foundation(folder, mvp_size=16).train()
+    processor = attach_emoprompt(AutoProcessor.from_pretrained(folder))
+    rows = load_rows([str(drawn_dataset)], "train")
+    trainer = EmoLLMTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(tmp_path), remove_unused_columns=False, use_cpu=True, bf16=False, report_to="none"
+        ),
+        data_collator=EmoBenchCollator(processor, None, 0.5, 0),
+        train_dataset=rows,
+        processing_class=processor,
+    )
+    batch = trainer.data_collator([rows[i] for i in range(0, len(rows), 12)])
+
+    def loss_and_gradients(compute_loss):
+        model.zero_grad()
+        loss = compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(7))
+        loss.backward()
+        return loss.detach(), [
+            parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None
+        ]
+
+    ours = loss_and_gradients(trainer.compute_loss)
+    torch.testing.assert_close(ours, loss_and_gradients(super(EmoLLMTrainer, trainer).compute_loss))
+
+
+def test_rows_of_like_length_can_be_batched_together(tiny_foundations, drawn_dataset):
+    processor = attach_emoprompt(AutoProcessor.from_pretrained(tiny_foundations["llava"]))
+    rows = load_rows([str(drawn_dataset)], "train")
+    lengths = token_lengths(rows, processor)
+    clips = [length for length, task in zip(lengths, rows["task"], strict=True) if task == "humor_detection"]
+    pictures = [length for length, task in zip(lengths, rows["task"], strict=True) if task == "sarcasm_detection"]
+    batch = EmoBenchCollator(processor, None, 0.0, 0)([rows[0], rows[1]])
+    assert min(clips) > max(pictures)  # three frames a clip, one picture otherwise
+    assert abs(batch["attention_mask"][0].sum() - lengths[0]) < 8  # but for what opens and ends the turns
