@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
+from jinja2 import Template
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
@@ -24,6 +25,7 @@ from modeling_emollm import EMOTION_TASKS, EmoLLMForConditionalGeneration, attac
 from modeling_emollm.emoprompt import process_texts, render_chat, split_answer
 
 
+CARD = Path(__file__).parent / "model_cards" / "emollm.md.jinja"
 COLUMNS = ["id", "task", "setting", "images", "choices", "messages"]
 
 
@@ -138,7 +140,17 @@ class EmoBenchCollator:
 
 
 class EmoLLMTrainer(SFTTrainer):
-    """SFTTrainer that computes the logits of the answers alone, and leaves the model card to model_cards."""
+    """
+    SFTTrainer that computes the logits of the answers alone, and writes our model card.
+
+    Args:
+        datasets (`list[str]`): what is trained on, for the card; a folder is named without its path.
+        args, kwargs: as SFTTrainer's.
+    """
+
+    def __init__(self, *args, datasets: list[str], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.datasets = [Path(name).name if Path(name.partition(":")[0]).is_dir() else name for name in datasets]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
@@ -165,7 +177,23 @@ class EmoLLMTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def create_model_card(self, *args, **kwargs):
-        pass
+        """Writes README.md beside the weights. TRL, which calls this at checkpoints and pushes, passes other facts."""
+        folder = Path(self.args.output_dir)
+        config = self.model.config
+        foundation = getattr(config, "foundation_config", config).name_or_path
+        text = Template(CARD.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True).render(
+            name=self.args.hub_model_id or folder.name,
+            is_emollm=config.model_type == "emollm",
+            foundation="" if Path(foundation).is_dir() else foundation,
+            datasets=self.datasets,
+            steps=self.state.global_step,
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            learning_rate=self.args.learning_rate,
+            seed=self.args.seed,
+        )
+        unfinished = folder / "README.md.tmp"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(folder / "README.md")
 
 
 def load_model(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: ModelConfig):
@@ -210,10 +238,12 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
         train_dataset=train_rows,
         eval_dataset=load_rows(script_args.datasets, "validation") if evaluate else None,
         processing_class=processor,
+        datasets=script_args.datasets,
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
+        trainer.create_model_card()
         # A pickle, with paths of this machine in it, that nothing reads.
         Path(training_args.output_dir, "training_args.bin").unlink()
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -205,9 +206,17 @@ def test_the_command_leaves_nothing_else(trained):
     assert {path.name for path in trained.iterdir()} == {
         "chat_template.jinja", "config.json", "configuration_emollm.py", "generation_config.json",
         "model.safetensors", "modeling_emollm.py", "mvp.py", "processor_config.json", "tokenizer.json",
-        "tokenizer_config.json",
+        "tokenizer_config.json", "README.md",
     }  # fmt: skip
     assert [path.name for path in trained.parent.iterdir()] == [trained.name]
+
+
+def test_the_card_says_what_was_trained_and_names_no_local_path(trained, drawn_dataset):
+    card = ModelCard.load(trained / "README.md")
+    assert card.data.pipeline_tag == "image-text-to-text" and card.data.base_model is None
+    assert "upgraded with Multi-perspective Visual Projection" in card.text
+    assert "Data: drawn" in card.text and "4 steps of 4 samples" in card.text
+    assert str(drawn_dataset.parent) not in str(card)
 
 
 def test_an_emollm_that_is_loaded_to_be_trained_is_as_it_was_saved(trained, drawn_dataset, tmp_path):
@@ -224,7 +233,8 @@ def test_an_emollm_is_trained_further_and_its_card_is_not_trls(trained, drawn_da
     before = load_file(trained / "model.safetensors")
     after = train(trained, drawn_dataset, tmp_path, **fields)
     assert any(not torch.equal(before[name], after[name]) for name in before if "multi_perspective" in name)
-    assert (tmp_path / "checkpoint-2").is_dir() and not list(tmp_path.rglob("README.md"))
+    assert (tmp_path / "checkpoint-2").is_dir()
+    assert "2 steps of 4 samples" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @torch.no_grad()
@@ -331,6 +341,7 @@ def test_the_loss_and_its_gradients_are_trls(tiny_foundations, drawn_dataset, tm
         data_collator=EmoBenchCollator(processor, None, 0.5, 0),
         train_dataset=rows,
         processing_class=processor,
+        datasets=[],
     )
     batch = trainer.data_collator([rows[i] for i in range(0, len(rows), 12)])
 
