@@ -188,7 +188,8 @@ def draw_relation(axes: Axes, ground: torch.Tensor, edges: torch.Tensor, attenti
             "shrinkA": 6,
             "shrinkB": 8,
         }
-        axes.annotate("", centres[receiver].tolist(), centres[sender].tolist(), arrowprops=arrow, zorder=4)
+        drawn = axes.annotate("", centres[receiver].tolist(), centres[sender].tolist(), arrowprops=arrow, zorder=4)
+        drawn.arrow_patch.set_clip_path(axes.patch)  # an arc along the edge would bulge out of the picture
     for slot, centre in enumerate(centres):
         draw_tag(axes, centre, "ABCDEFGH"[slot], slot)
 
