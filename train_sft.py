@@ -21,7 +21,7 @@ from jinja2 import Template
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
-from modeling_emollm import EMOTION_TASKS, EmoLLMForConditionalGeneration, attach_emoprompt
+from modeling_emollm import EMOTION_TASKS, EmoLLMForConditionalGeneration, attach_emoprompt, compact_processor
 from modeling_emollm.emoprompt import process_texts, render_chat, split_answer
 
 
@@ -36,6 +36,9 @@ class EmoLLMArguments:
     datasets: list[str] = field(metadata={"help": "EmoBench folders or Hub ids, each as ID or ID:config,config."})
     upgrade: bool = field(default=False, metadata={"help": "Upgrade the model with MVP before training."})
     mvp_size: int = field(default=256, metadata={"help": "Width of MVP's bottleneck, with --upgrade."})
+    visual_tokens_per_image: int | None = field(
+        default=None, metadata={"help": "Compact mode: so many visual tokens an image instead of all, with --upgrade."}
+    )
     emoprompt_share: float = field(
         default=0.5, metadata={"help": "Share of the rows that are trained with EmoPrompt, from 0 to 1."}
     )
@@ -43,6 +46,11 @@ class EmoLLMArguments:
     def __post_init__(self):
         if not 0 <= self.emoprompt_share <= 1:
             raise ValueError(f"emoprompt_share={self.emoprompt_share} must be from 0 to 1.")
+        if self.visual_tokens_per_image is not None and not self.upgrade:
+            raise ValueError(
+                f"visual_tokens_per_image={self.visual_tokens_per_image} is chosen at the upgrade: set upgrade to "
+                "true, or leave it out and keep what the model has."
+            )
 
 
 def load_rows(datasets: list[str], split: str) -> Dataset:
@@ -210,9 +218,12 @@ def load_model(script_args: EmoLLMArguments, training_args: SFTConfig, model_arg
     if script_args.upgrade:
         if PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type") == "emollm":
             raise ValueError(f"{name} is an EmoLLM already; set upgrade to false to train it further.")
+        number = script_args.visual_tokens_per_image
         model = EmoLLMForConditionalGeneration.from_foundation(
-            name, revision=revision, dtype=dtype, mvp_size=script_args.mvp_size
+            name, revision=revision, dtype=dtype, mvp_size=script_args.mvp_size, visual_tokens_per_image=number
         )
+        if number is not None:
+            processor = compact_processor(processor, number)
     else:
         model = AutoModelForImageTextToText.from_pretrained(
             name, revision=revision, dtype=dtype, trust_remote_code=trust

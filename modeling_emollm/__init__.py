@@ -1,5 +1,6 @@
 """EmoLLM: vision-language models upgraded with Multi-perspective Visual Projection and EmoPrompt."""
 
+from .compact import compact_processor
 from .configuration_emollm import PERSPECTIVES, EmoLLMConfig
 from .emoprompt import EMOTION_TASKS, answer_token_ids, attach_emoprompt, encode_chats
 from .modeling_emollm import EmoLLMForConditionalGeneration, EmoLLMModel
@@ -20,5 +21,6 @@ __all__ = [
     "MultiPerspectiveVisualProjection",
     "answer_token_ids",
     "attach_emoprompt",
+    "compact_processor",
     "encode_chats",
 ]

@@ -1,5 +1,7 @@
 """Configuration of EmoLLM: a foundation vision-language model and the dials of Multi-perspective Visual Projection."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -24,9 +26,13 @@ class EmoLLMConfig(PreTrainedConfig):
             Width `d` of the bottleneck in which Multi-perspective Visual Projection (MVP) works; a multiple of 8.
         perspectives (`list[str]`, *optional*, defaults to `["holistic", "content", "relation", "temporal"]`):
             The perspectives that visual tokens read back from. One that is left out has no parameters.
+        visual_tokens_per_image (`int`, *optional*):
+            Compact mode: the language model gets so many visual tokens an image, a square number, instead of all.
+            The processor must write as many placeholders, see [`compact_processor`].
 
     Raises:
-        `ValueError`: for an unknown or repeated perspective, none at all, or an `mvp_size` that is no multiple of 8.
+        `ValueError`: for an unknown or repeated perspective, none at all, an `mvp_size` that is no multiple of 8, or a
+            `visual_tokens_per_image` that is no square.
     """
 
     model_type = "emollm"
@@ -35,6 +41,7 @@ class EmoLLMConfig(PreTrainedConfig):
     foundation_config: dict | PreTrainedConfig | None = None
     mvp_size: int = 256
     perspectives: list[str] | tuple[str, ...] = PERSPECTIVES
+    visual_tokens_per_image: int | None = None
 
     def __post_init__(self, **kwargs):
         # Whole, because saving a model records only the one auto class that it was registered for.
@@ -45,6 +52,9 @@ class EmoLLMConfig(PreTrainedConfig):
             raise ValueError(f"perspectives={list(self.perspectives)} must name at least one, each once.")
         if self.mvp_size <= 0 or self.mvp_size % 8:
             raise ValueError(f"mvp_size={self.mvp_size} must be a positive multiple of 8, e.g. 256.")
+        number = self.visual_tokens_per_image
+        if number is not None and (number <= 0 or math.isqrt(number) ** 2 != number):
+            raise ValueError(f"visual_tokens_per_image={number} must be a square, e.g. 64: the tokens form a grid.")
         # JSON knows no tuples; one type before saving and after loading keeps configs comparable.
         self.perspectives = list(self.perspectives)
 

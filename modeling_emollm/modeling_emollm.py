@@ -6,15 +6,15 @@ projected visual features in `pooler_output`, and `forward` takes them back as `
 
 import copy
 import inspect
-import itertools
+import math
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from .compact import compact_processor
 from .configuration_emollm import EmoLLMConfig
 from .mvp import MultiPerspectiveVisualProjection, init_mvp_weights
 
@@ -39,6 +39,18 @@ class EmoLLMPreTrainedModel(PreTrainedModel):
         # The foundation is a PreTrainedModel of its own and initialises itself; what is left is MVP.
         init_mvp_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """
+        As in transformers, but strict.
+
+        Raises:
+            `ValueError`: if the checkpoint lacks a weight, has one too many, or one of another shape.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        _check_loaded(cls.__name__, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        return (model, info) if output_loading_info else model
+
 
 class EmoLLMModel(EmoLLMPreTrainedModel):
     """
@@ -53,6 +65,15 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         super().__init__(config)
         self.foundation = foundation or AutoModelForImageTextToText.from_config(config.foundation_config)
         self.multi_perspective_projection = MultiPerspectiveVisualProjection(config)
+        # What each encoder of the foundation takes, the pixels first.
+        encoders = {name: getattr(self.foundation.base_model, f"get_{name}_features", None) for name in MODALITIES}
+        self._encoder_inputs = {
+            modality: [name for name in inspect.signature(encoder).parameters if name != "kwargs"]
+            for modality, encoder in encoders.items()
+            if encoder is not None
+        }
+        if getattr(config, "quantization_config", None) is not None:
+            self._keep_in_fp32_modules = [".*multi_perspective_projection"]  # what quantizers leave alone
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -73,59 +94,77 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             The foundation's inputs with `mm_encoder_outputs` instead of pixels, and what MVP looked at, by modality.
 
         Raises:
-            `ValueError`: if placeholders and features differ in number, or pixels come without `input_ids`.
+            `ValueError`: if placeholders and features differ in number, pixels come without `input_ids`, or an image
+                has no square grid of features to make compact.
         """
         inputs = dict(inputs)
         outputs, perspectives = {}, {}
-        for modality in MODALITIES:
-            encode = getattr(self.foundation.base_model, f"get_{modality}_features", None)
-            if encode is None:
-                continue
-            names = [name for name in inspect.signature(encode).parameters if name != "kwargs"]
-            if inputs.get(names[0]) is None:  # the pixels come first
-                inputs.pop(names[0], None)
-                continue
-            given = {name: inputs[name] for name in names if inputs.get(name) is not None}
-            encoded = encode(**given, return_dict=True)
-            inputs.pop(names[0])
-            outputs[modality], perspectives[modality] = self._refine(modality, encoded, input_ids)
+        for modality, names in self._encoder_inputs.items():
+            pixels = inputs.get(names[0])
+            if pixels is not None:
+                given = {name: inputs[name] for name in names if inputs.get(name) is not None}
+                encoded = getattr(self.foundation.base_model, f"get_{modality}_features")(**given, return_dict=True)
+                parts = self._count_parts(modality, encoded.pooler_output, inputs, pixels)
+                outputs[modality], perspectives[modality] = self._refine(modality, encoded, parts, input_ids)
+            inputs.pop(names[0], None)
         if outputs:
             inputs["mm_encoder_outputs"] = outputs
         return inputs, perspectives
 
-    def _refine(self, modality: str, encoded: ModelOutput, input_ids: torch.Tensor) -> tuple[ModelOutput, dict]:
+    def _count_parts(self, modality: str, features, inputs: dict, pixels: torch.Tensor) -> torch.Tensor:
+        """How many images each entry of `features` holds: the frames of a video, or, with Idefics3 and its kin, all
+        images of a sample, which say how long an image is."""
+        length = getattr(self.foundation.base_model, "image_seq_len", None)
+        if modality == "video":
+            grid = inputs.get("video_grid_thw")
+            # Without a grid, videos come as (videos, frames, C, H, W).
+            frames = torch.full((len(features),), pixels.shape[1]) if grid is None else grid[:, 0].cpu()
+            return frames.clamp(max=min(len(entry) for entry in features))
+        return torch.tensor([1 if length is None else len(entry) // length for entry in features])
+
+    def _refine(
+        self, modality: str, encoded: ModelOutput, parts: torch.Tensor, input_ids: torch.Tensor
+    ) -> tuple[ModelOutput, dict]:
         if input_ids is None:
             raise ValueError("EmoLLM needs input_ids beside pixels: they tell which image belongs to which sample.")
-        features = list(encoded.pooler_output)
-        # Idefics3 and its kin give all images of a sample as one tensor and say how long an image is.
-        length = getattr(self.foundation.base_model, "image_seq_len", None)
-        if length is not None:
-            images = [image for group in features for image in group.split(length)]
+        features = encoded.pooler_output
+        entries = torch.tensor([len(entry) for entry in features])
+        # An image's share of its entry; what does not divide evenly, such as a closing newline, goes to the last one.
+        lengths = (entries // parts).repeat_interleave(parts)
+        lengths[parts.cumsum(0) - 1] += entries % parts
+        number = self.config.visual_tokens_per_image
+        if number is None:
+            given = lengths
         else:
-            images = features
-        lengths = [len(image) for image in images]
-        placeholders = (input_ids == getattr(self.config, f"{modality}_token_id")).sum(-1).tolist()
-        if sum(lengths) != sum(placeholders):
+            given, entries = torch.full_like(lengths, number), parts * number
+            found = sorted(set(lengths.tolist()))
+            if len(found) > 1 or math.isqrt(found[0]) ** 2 != found[0] or found[0] < number:
+                raise ValueError(
+                    f"visual_tokens_per_image={number} needs a square grid of no fewer visual tokens for every image, "
+                    f"but {type(self.foundation).__name__} gave {found}. Upgrade it without."
+                )
+        placeholders = (input_ids == getattr(self.config, f"{modality}_token_id")).sum(-1)
+        if given.sum() != placeholders.sum():
             raise ValueError(
-                f"{sum(placeholders)} {modality} placeholders in input_ids, but {sum(lengths)} {modality} features; "
+                f"{placeholders.sum()} {modality} placeholders in input_ids, but {given.sum()} {modality} features; "
                 "make both with the same processor and do not truncate."
             )
-        ends = list(itertools.accumulate(placeholders))
-        sample = [next(row for row, end in enumerate(ends) if stop <= end) for stop in itertools.accumulate(lengths)]
-        position = [place for _, group in itertools.groupby(sample) for place, _ in enumerate(group)]
-
-        device = images[0].device
-        padded = pad_sequence(images, batch_first=True)  # (I, N, hidden_size)
-        valid = torch.arange(padded.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]
+        flat = features.flatten(0, 1) if isinstance(features, torch.Tensor) else torch.cat(tuple(features))
+        gates = self.multi_perspective_projection.gates
+        device = flat.device if gates.is_meta else gates.device  # offloaded weights come to their input by themselves
+        sample = torch.searchsorted(placeholders.cumsum(0).to(device), given.cumsum(0).to(device))
+        position = torch.arange(len(sample), device=device) - torch.searchsorted(sample, sample)
+        valid = torch.arange(lengths.max()) < lengths[:, None]
+        index = valid.flatten().nonzero().squeeze(-1)  # on the CPU, where it need not be waited for
         refined, seen = self.multi_perspective_projection(
-            padded, valid, torch.tensor(sample, device=device), torch.tensor(position, device=device)
+            flat.to(device), index.to(device), valid.to(device), sample, position
         )
-        refined = refined[valid].split([len(group) for group in features])  # as the foundation grouped them
         # A copy, because the foundation's generate repeats the features of this very object for its beams.
         encoded = copy.copy(encoded)
-        stacked = isinstance(encoded.pooler_output, torch.Tensor)
-        encoded.pooler_output = torch.stack(refined) if stacked else type(encoded.pooler_output)(refined)
-        return encoded, seen | {"lengths": lengths, "sample": sample}
+        refined = refined.to(flat.device).split(entries.tolist())  # as the foundation grouped them
+        stacked = isinstance(features, torch.Tensor)
+        encoded.pooler_output = torch.stack(refined) if stacked else type(features)(refined)
+        return encoded, seen | {"lengths": lengths.to(device), "sample": sample, "position": position}
 
     def forward(
         self,
@@ -164,6 +203,8 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         *,
         revision: str | None = None,
         dtype: str | torch.dtype = "auto",
+        device_map: str | dict | None = None,
+        quantization_config=None,
         probe: dict | None = None,
         **mvp_fields,
     ) -> "EmoLLMForConditionalGeneration":
@@ -175,18 +216,33 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
             foundation (`str` or `PreTrainedModel`): a Hub id, a local folder, or a loaded model.
             revision (`str`, *optional*): branch, tag or commit of the Hub id.
             dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`): the dtype to load a Hub id or folder in.
+            device_map (`str` or `dict`, *optional*): where to load it, e.g. `"auto"`.
+            quantization_config (*optional*): how to quantize it, e.g. a `BitsAndBytesConfig`; MVP stays as it is.
             probe (`dict`, *optional*): inputs of one batch with a picture, on which the upgrade is compared with the
                 foundation. By default the processor beside a Hub id or folder makes one.
-            mvp_fields: `mvp_size` and `perspectives` of [`EmoLLMConfig`].
+            mvp_fields: `mvp_size`, `perspectives` and `visual_tokens_per_image` of [`EmoLLMConfig`]. With the last one
+                the upgrade sees fewer tokens than its foundation, and the probe only has to fit.
 
         Raises:
-            `ValueError`: if the model does not offer the contract, or the upgrade does not equal it on the probe.
+            `ValueError`: if the model does not offer the contract, a weight of it is missing, or the upgrade does not
+                equal it on the probe.
         """
+        number = mvp_fields.get("visual_tokens_per_image")
         if isinstance(foundation, str):
             if probe is None:
-                probe = _probe_inputs(AutoProcessor.from_pretrained(foundation, revision=revision))
-            is_folder = Path(foundation).is_dir()
-            foundation = AutoModelForImageTextToText.from_pretrained(foundation, revision=revision, dtype=dtype)
+                processor = AutoProcessor.from_pretrained(foundation, revision=revision)
+                probe = _probe_inputs(processor if number is None else compact_processor(processor, number))
+            is_folder, name = Path(foundation).is_dir(), foundation
+            foundation, info = AutoModelForImageTextToText.from_pretrained(
+                foundation,
+                revision=revision,
+                dtype=dtype,
+                device_map=device_map,
+                quantization_config=quantization_config,
+                output_loading_info=True,
+            )
+            # Weights that the foundation does not use are its own affair.
+            _check_loaded(name, info, ("missing_keys", "mismatched_keys"))
             if is_folder:  # a Hub id is worth remembering, a path of this machine is not
                 foundation.config.name_or_path = ""
         _check_contract(foundation)
@@ -194,12 +250,17 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         # A composite config resets the attention implementation of its parts; the foundation's own has it still.
         config.foundation_config = foundation.config
         model = cls(config, foundation)
-        model.model.multi_perspective_projection.to(device=foundation.device, dtype=foundation.dtype)
+        # Offloaded weights are on no device: their inputs come to them.
+        device = next((p.device for p in foundation.parameters() if not p.is_meta), torch.device("cpu"))
+        model.model.multi_perspective_projection.to(device=device, dtype=foundation.dtype)
         model.generation_config = copy.deepcopy(foundation.generation_config)
+        _hand_over_loading(foundation, model, device)
         model.eval()
         if probe is not None:
+            probe = {name: value.to(device) for name, value in probe.items()}
             with torch.no_grad():
-                expected, actual = foundation(**probe).logits, model(**probe).logits
+                actual = model(**probe).logits
+                expected = actual if number else foundation(**probe).logits
             if not torch.equal(expected, actual):
                 raise ValueError(
                     f"The upgrade of {type(foundation).__name__} differs from it by "
@@ -250,9 +311,36 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
     def generate(self, inputs=None, generation_config=None, **kwargs):
         """The foundation's own `generate` over refined features, which are computed once."""
         input_ids = kwargs.pop("input_ids", inputs)
-        encoded, _ = self.model.encode(input_ids, kwargs)
+        cache = kwargs.get("past_key_values")
+        # In a conversation that goes on, pictures that the cache has seen do not come again.
+        unseen = input_ids if cache is None or input_ids is None else input_ids[:, cache.get_seq_length() :]
+        encoded, _ = self.model.encode(unseen, kwargs)
         self.foundation.generation_config = self.generation_config
         return self.foundation.generate(input_ids=input_ids, generation_config=generation_config, **encoded)
+
+
+def _check_loaded(name: str, info: dict, kinds: tuple[str, ...]) -> None:
+    wrong = [f"{kind.partition('_')[0]}: {sorted(info[kind])}" for kind in kinds if info[kind]]
+    if wrong:
+        raise ValueError(f"The weights of {name} do not fit its config; {'; '.join(wrong)}. Save or download it anew.")
+
+
+def _hand_over_loading(foundation: PreTrainedModel, model: EmoLLMForConditionalGeneration, device: torch.device) -> None:
+    """How the foundation was loaded becomes how the whole was: saving, loading and training look there."""
+    if places := getattr(foundation, "hf_device_map", None):
+        model.hf_device_map = {f"model.foundation.{name}".rstrip("."): place for name, place in places.items()}
+        model.hf_device_map["model.multi_perspective_projection"] = str(device)
+    quantizer = getattr(foundation, "hf_quantizer", None)
+    if quantizer is not None:
+        quantization = copy.deepcopy(quantizer.quantization_config)
+        for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+            if skipped := getattr(quantization, name, None):  # patterns from the beginning of a name, or its end
+                setattr(quantization, name, [*skipped, *(f".*foundation.{pattern}" for pattern in skipped)])
+        model.config.quantization_config = quantization
+        # Not `is_quantized`, with which Trainer would refuse to train MVP alone.
+        for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+            if hasattr(foundation, name):
+                setattr(model, name, getattr(foundation, name))
 
 
 def _check_contract(foundation: PreTrainedModel) -> None:

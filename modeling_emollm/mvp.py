@@ -3,10 +3,13 @@
 The name is the paper's (arXiv 2406.16442); the design is ours, since the paper's text gives no equations.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_emollm import EmoLLMConfig
 
@@ -15,41 +18,21 @@ NUM_SLOTS = 8
 NUM_NEIGHBOURS = 3
 
 
-class MVPReadBack(nn.Module):
-    """Cross-attention by which every visual token reads one perspective. No biases: an empty memory reads as zero."""
-
-    def __init__(self, size: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(size, size, bias=False)
-        self.key_value = nn.Linear(size, 2 * size, bias=False)
-        self.out = nn.Linear(size, size, bias=False)
-
-    def forward(self, tokens: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """`tokens` of shape `(I, N, D)` and `memory` of shape `(I, M, D)` to `(I, N, D)`."""
-        query = self.query(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (I, heads, N, D / heads)
-        key_value = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1))
-        key, value = key_value.permute(2, 0, 3, 1, 4)  # each (I, heads, M, D / heads)
-        read = F.scaled_dot_product_attention(query, key, value)
-        return self.out(read.transpose(1, 2).flatten(2))
-
-
 class MVPHolistic(nn.Module):
     """The mood of a whole picture: attention pooling beside the channels' mean and standard deviation, which carry
     light, colour and texture (as style statistics do in adaptive instance normalisation, arXiv 1703.06868)."""
 
     def __init__(self, size: int):
         super().__init__()
-        self.score = nn.Linear(size, 1)
+        self.score = nn.Linear(size, 1, bias=False)  # softmax knows no common bias
         self.mix = nn.Linear(size, size)
 
     def forward(self, tokens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`tokens` `(I, N, D)` and `valid` `(I, N)` to the memory `(I, 3, D)` and the pooling weights `(I, N)`."""
         weights = self.score(tokens).squeeze(-1).masked_fill(~valid, float("-inf")).softmax(-1)
         share = valid.to(tokens.dtype) / valid.sum(-1, keepdim=True)
-        mean = torch.einsum("in,ind->id", share, tokens)
-        variance = torch.einsum("in,ind->id", share, (tokens - mean[:, None]).square())
-        pooled = torch.einsum("in,ind->id", weights, tokens)
+        mean, pooled = (torch.stack([share, weights], dim=1) @ tokens).unbind(1)
+        variance = (share[:, None] @ (tokens - mean[:, None]).square()).squeeze(1)
         # The square root has no finite slope at zero, which a picture of one token reaches.
         memory = torch.stack([pooled, mean, (variance + 1e-6).sqrt()], dim=1)
         return memory + self.mix(F.gelu(memory)), weights
@@ -69,11 +52,11 @@ class MVPContent(nn.Module):
 
     def forward(self, tokens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`tokens` `(I, N, D)` and `valid` `(I, N)` to the slots `(I, K, D)` and their attention `(I, K, N)`."""
-        scores = torch.einsum("kd,ind->ikn", self.slots, self.key(tokens)) * tokens.shape[-1] ** -0.5
+        scores = self.slots * tokens.shape[-1] ** -0.5 @ self.key(tokens).transpose(1, 2)
         # Softmax over the slots, not over the tokens: what one slot takes, the others do not have.
         attention = scores.softmax(1) * valid[:, None]
         attention = attention / (attention.sum(-1, keepdim=True) + 1e-6)
-        slots = self.norm(torch.einsum("ikn,ind->ikd", attention, self.value(tokens)) + self.slots)
+        slots = self.norm(attention @ self.value(tokens) + self.slots)
         return slots + self.mix(F.gelu(slots)), attention
 
 
@@ -96,7 +79,7 @@ class MVPRelation(nn.Module):
         threshold = scores.topk(NUM_NEIGHBOURS, dim=-1).values[..., -1:]
         edges = scores.masked_fill(scores < threshold, float("-inf")).softmax(-1)
         messages = F.gelu(self.receiver(slots)[:, :, None] + self.sender(slots)[:, None])  # (I, K, K, D)
-        return self.mix(torch.einsum("ikl,ikld->ikd", edges, messages)), edges
+        return self.mix((edges[:, :, None] @ messages).squeeze(2)), edges
 
 
 class MVPTemporal(nn.Module):
@@ -129,17 +112,51 @@ def _sinusoids(position: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class MultiPerspectiveVisualProjection(nn.Module):
+class MVPReadBack(nn.Module):
+    """Cross-attention by which every visual token reads the perspectives, one memory each, side by side in one call
+    of scaled dot-product attention. No biases: an empty memory reads as zero."""
+
+    def __init__(self, size: int, num_perspectives: int):
+        super().__init__()
+        self.num_heads = max(1, size // 64)
+        self.query = nn.Linear(size, num_perspectives * size, bias=False)
+        self.key_value = nn.Parameter(torch.empty(num_perspectives, size, 2 * size))
+        self.out = nn.Linear(num_perspectives * size, size, bias=False)
+
+    def forward(self, tokens: torch.Tensor, memories: list[torch.Tensor], gates: torch.Tensor) -> torch.Tensor:
+        """
+        `tokens` `(I, N, D)`, P `memories` `(I, M, D)`, of at most `NUM_SLOTS` entries each, and `gates` `(P,)`, to
+        what was read `(I, N, D)`.
+        """
+        lengths = [memory.shape[1] for memory in memories]
+        memory = torch.stack([F.pad(m, (0, 0, 0, NUM_SLOTS - n)) for m, n in zip(memories, lengths, strict=True)], 1)
+        key_value = memory @ self.key_value  # (I, P, M, 2 D)
+        key_value = key_value.unflatten(-1, (2, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        key, value = key_value.flatten(2, 3)  # each (I, P * heads, M, D / heads)
+        query = self.query(tokens).unflatten(-1, (len(memories) * self.num_heads, -1)).transpose(1, 2)
+        filled = torch.ones(len(memories), self.num_heads, 1, NUM_SLOTS, dtype=torch.bool, device=tokens.device)
+        for i, length in enumerate(lengths):
+            filled[i, ..., length:] = False
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=filled.flatten(0, 1))
+        read = read.transpose(1, 2).unflatten(2, (len(memories), -1)) * gates[:, None, None]
+        return self.out(read.flatten(2))
+
+
+class MultiPerspectiveVisualProjection(GradientCheckpointingLayer):
     """
     Refines the projected visual features of a foundation model. All perspectives work in a bottleneck of `mvp_size`
     channels; each visual token reads every perspective back, and what it read is added to it with a gate `tanh(α)` a
     perspective, α = 0 at the start: an upgraded model begins as its foundation, bit for bit.
+
+    With `visual_tokens_per_image=K` the perspectives see all visual tokens of an image, but only the K averages on a
+    square grid over it read them back and go on to the language model.
     """
 
     def __init__(self, config: EmoLLMConfig):
         super().__init__()
         size, hidden_size = config.mvp_size, config.get_text_config().hidden_size
         self.perspectives = list(config.perspectives)
+        self.visual_tokens_per_image = config.visual_tokens_per_image
         self.norm = nn.LayerNorm(hidden_size)
         self.down = nn.Linear(hidden_size, size)
         if "holistic" in self.perspectives:
@@ -151,39 +168,61 @@ class MultiPerspectiveVisualProjection(nn.Module):
             self.relation = MVPRelation(size)
         if "temporal" in self.perspectives:
             self.temporal = MVPTemporal(size)
-        num_heads = max(1, size // 64)
-        self.read_back = nn.ModuleDict({name: MVPReadBack(size, num_heads) for name in self.perspectives})
+        self.read_back = MVPReadBack(size, len(self.perspectives))
         self.gates = nn.Parameter(torch.empty(len(self.perspectives)))
         self.up = nn.Linear(size, hidden_size, bias=False)
 
     def forward(
-        self, features: torch.Tensor, valid: torch.Tensor, sample: torch.Tensor, position: torch.Tensor
+        self,
+        features: torch.Tensor,
+        index: torch.Tensor,
+        valid: torch.Tensor,
+        sample: torch.Tensor,
+        position: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         Args:
-            features (`torch.Tensor` of shape `(I, N, hidden_size)`): projected features of all images, padded.
-            valid (`torch.BoolTensor` of shape `(I, N)`): which of them are no padding.
+            features (`torch.Tensor` of shape `(V, hidden_size)`): projected features of all images, one after another.
+            index (`torch.LongTensor` of shape `(V,)`): where each stands in `valid`, flattened.
+            valid (`torch.BoolTensor` of shape `(I, N)`): which places of I padded images are no padding.
             sample (`torch.LongTensor` of shape `(I,)`): the row of the batch that an image belongs to.
             position (`torch.LongTensor` of shape `(I,)`): its place among the images of that row.
 
         Returns:
-            The refined features `(I, N, hidden_size)`, and what the perspectives looked at: `holistic` `(I, N)`,
-            `content` `(I, K, N)`, `relation` `(I, K, K)`, `temporal` `(I, K, I)` and `gates` `(P,)`.
+            The refined features, `(V, hidden_size)` or `(I * visual_tokens_per_image, hidden_size)`, and what the
+            perspectives looked at: `holistic` `(I, N)`, `content` `(I, K, N)`, `relation` `(I, K, K)`, `temporal`
+            `(I, K, I)` and `gates` `(P,)`.
         """
-        tokens = self.down(self.norm(features))
+        packed = self._down(features)
+        tokens = packed.new_zeros(valid.numel(), packed.shape[-1]).index_copy(0, index, packed).view(*valid.shape, -1)
         memories, seen = {}, {}
-        if hasattr(self, "holistic"):
+        if "holistic" in self.perspectives:
             memories["holistic"], seen["holistic"] = self.holistic(tokens, valid)
-        if hasattr(self, "content"):
+        if {"content", "relation", "temporal"} & set(self.perspectives):
             memories["content"], seen["content"] = self.content(tokens, valid)
-        if hasattr(self, "relation"):
+        if "relation" in self.perspectives:
             memories["relation"], seen["relation"] = self.relation(memories["content"])
-        if hasattr(self, "temporal"):
+        if "temporal" in self.perspectives:
             memories["temporal"], seen["temporal"] = self.temporal(memories["content"], sample, position)
+        if self.visual_tokens_per_image is not None:
+            features = _pool(features.view(*valid.shape, -1), self.visual_tokens_per_image).flatten(0, 1)
+            tokens = self._down(features).view(len(valid), self.visual_tokens_per_image, -1)
         seen["gates"] = self.gates.tanh()
-        gated = zip(seen["gates"], self.perspectives, strict=True)
-        read = sum(gate * self.read_back[name](tokens, memories[name]) for gate, name in gated)
-        return features + self.up(read), seen
+        read = self.read_back(tokens, [memories[name] for name in self.perspectives], seen["gates"]).flatten(0, 1)
+        if self.visual_tokens_per_image is None:
+            read = read[index]
+        return features + self.up(read).to(features.dtype), seen
+
+    def _down(self, features: torch.Tensor) -> torch.Tensor:
+        # MVP may be trained in a wider type than a foundation of low precision has.
+        return self.down(self.norm(features.to(self.norm.weight.dtype)))
+
+
+def _pool(features: torch.Tensor, number: int) -> torch.Tensor:
+    """`(I, N, H)` on a square grid to `(I, number, H)`, averages on a coarser square grid."""
+    side = math.isqrt(features.shape[1])
+    grid = features.transpose(1, 2).unflatten(-1, (side, side))
+    return F.adaptive_avg_pool2d(grid, math.isqrt(number)).flatten(2).transpose(1, 2)
 
 
 def init_mvp_weights(module: nn.Module) -> None:
@@ -197,6 +236,8 @@ def init_mvp_weights(module: nn.Module) -> None:
         init.zeros_(module.bias)
     elif isinstance(module, MVPContent):
         init.normal_(module.slots)
+    elif isinstance(module, MVPReadBack):
+        init.normal_(module.key_value, std=module.key_value.shape[1] ** -0.5)
     elif isinstance(module, MultiPerspectiveVisualProjection):
         init.zeros_(module.gates)
 

@@ -1,5 +1,7 @@
 """EmoLLM as its users meet it: upgraded from a foundation, saved, loaded in a fresh interpreter, looked into."""
 
+import itertools
+import math
 import subprocess
 import sys
 
@@ -15,15 +17,26 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
     LlamaConfig,
+    LlavaConfig,
     LlavaForConditionalGeneration,
     Pix2StructConfig,
     Pix2StructForConditionalGeneration,
+    Pix2StructImageProcessorPil,
+    Pix2StructProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen2Model,
 )
 
-from modeling_emollm import EmoLLMConfig, EmoLLMForConditionalGeneration, attach_emoprompt, encode_chats
+from modeling_emollm import (
+    PERSPECTIVES,
+    EmoLLMConfig,
+    EmoLLMForConditionalGeneration,
+    attach_emoprompt,
+    compact_processor,
+    encode_chats,
+)
 from modeling_emollm.mvp import MultiPerspectiveVisualProjection, init_mvp_weights
 
 
@@ -129,7 +142,7 @@ def test_a_fresh_interpreter_loads_what_was_saved(llava, tmp_path):
     assert not [path.name for path in folder.glob("*.json") if "/foundations" in path.read_text()], "a local path"
     files = {path.name for path in folder.iterdir()}
     assert {path for path in files if path.endswith(".py")} == {
-        "configuration_emollm.py", "modeling_emollm.py", "mvp.py",
+        "compact.py", "configuration_emollm.py", "modeling_emollm.py", "mvp.py",
     }  # fmt: skip
     outputs = {"logits": model(**inputs).logits, "hidden": model.model(**inputs).last_hidden_state}
     save_file({**inputs, **outputs}, tmp_path / "expected.safetensors")
@@ -180,8 +193,8 @@ def test_text_without_pictures_is_the_foundations(llava):
 def test_perspectives_can_be_looked_at(llava):
     model, processor = llava
     seen = model(**batch(processor, 1, 2), output_perspectives=True).perspectives["image"]
-    number, tokens = 3, seen["lengths"][0]
-    assert seen["sample"] == [0, 1, 1]
+    number, tokens = 3, int(seen["lengths"][0])
+    assert seen["sample"].tolist() == [0, 1, 1] and seen["position"].tolist() == [0, 0, 1]
     torch.testing.assert_close(seen["holistic"].sum(-1), torch.ones(number))
     torch.testing.assert_close(seen["content"].sum(-1), torch.ones(number, 8), atol=1e-3, rtol=0)
     assert seen["content"].shape == (number, 8, tokens)
@@ -210,7 +223,8 @@ def test_the_temporal_perspective_sees_change_and_its_order():
 
     def change(features, sample=(0, 0, 0)):
         position = torch.arange(3) if sample == (0, 0, 0) else torch.zeros(3, dtype=torch.long)
-        return module(features, valid, torch.tensor(sample), position)[0] - features
+        flat = features.flatten(0, 1)
+        return (module(flat, torch.arange(15), valid, torch.tensor(sample), position)[0] - flat).view_as(features)
 
     assert torch.equal(change(pictures, (0, 1, 2)), torch.zeros(3, 5, 32))  # one picture a sample: exactly nothing
     torch.testing.assert_close(change(pictures[:1].expand(3, -1, -1)), torch.zeros(3, 5, 32))  # nothing changes
@@ -218,10 +232,98 @@ def test_the_temporal_perspective_sees_change_and_its_order():
     assert (forward - backward).abs().max() > 1e-3
 
 
-def test_a_perspective_that_is_left_out_has_no_parameters():
-    sizes = {name: sum(p.numel() for p in projection(name).parameters()) for name in ("holistic", "content")}
-    assert not any("content" in name for name, _ in projection("holistic").named_parameters())
-    assert sizes["holistic"] < sizes["content"]
+SUBSETS = [names for number in range(1, 5) for names in itertools.combinations(PERSPECTIVES, number)]
+
+
+@pytest.mark.parametrize("perspectives", SUBSETS, ids="+".join)
+def test_any_perspectives_can_be_left_out_and_have_no_parameters_then(perspectives):
+    module = projection(*perspectives)
+    features, index, valid = torch.randn(10, 32), torch.arange(10), torch.ones(2, 5, dtype=torch.bool)
+    refined, seen = module(features, index, valid, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    refined.square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    assert set(perspectives) | {"gates"} <= set(seen)
+    if perspectives != PERSPECTIVES:
+        assert number_of_parameters(module) < number_of_parameters(projection(*PERSPECTIVES))
+
+
+def number_of_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_mvp_adds_a_few_per_cent_to_a_small_foundation():
+    # The text model of a foundation of half a billion parameters; its eye is not even counted.
+    text = Qwen2Config(
+        hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2
+    )
+    config = EmoLLMConfig(foundation_config=LlavaConfig(text_config=text, vision_config=CLIPVisionConfig()))
+    with torch.device("meta"):
+        share = number_of_parameters(MultiPerspectiveVisualProjection(config)) / number_of_parameters(Qwen2Model(text))
+    assert 0 < share < 0.01
+
+
+@torch.no_grad()
+def test_padding_of_images_of_different_sizes_changes_nothing():
+    module = projection(*PERSPECTIVES)
+    short, long = torch.randn(3, 32), torch.randn(7, 32)
+    valid = torch.arange(7) < torch.tensor([[3], [7]])
+    index = valid.flatten().nonzero().squeeze(-1)
+    sample, position = torch.tensor([0, 1]), torch.tensor([0, 0])
+    together, seen = module(torch.cat([short, long]), index, valid, sample, position)
+    for image, number, refined in zip((short, long), (3, 7), together.split([3, 7]), strict=True):
+        ones = torch.ones(1, number, dtype=torch.bool)
+        alone, _ = module(image, torch.arange(number), ones, sample[:1], position[:1])
+        torch.testing.assert_close(refined, alone)
+    assert (seen["holistic"][0, 3:] == 0).all() and (seen["content"][0, :, 3:] == 0).all()
+
+
+@torch.no_grad()
+def test_a_video_is_seen_frame_by_frame():
+    model = open_gates(upgrade(qwen2_5_vl()[0]))
+    rows = torch.tensor([[0] * 8 + [5] + [91] * 4 + [6], [5, *[91] * 8, 8, *[91] * 3, 6]])
+    grid = torch.tensor([[1, 4, 4], [2, 4, 4], [3, 2, 2]])  # frames, and their height and width in patches
+    inputs = {"pixel_values_videos": torch.randn(16 + 32 + 12, 3 * 2 * 14 * 14), "video_grid_thw": grid}
+    types = {"mm_token_type_ids": 2 * (rows == 91).long(), "attention_mask": (rows != 0).long()}
+    seen = model(input_ids=rows, **inputs, **types, output_perspectives=True).perspectives["video"]
+    assert seen["lengths"].tolist() == [4, 4, 4, 1, 1, 1]
+    assert seen["sample"].tolist() == [0, 1, 1, 1, 1, 1] and seen["position"].tolist() == [0, 0, 1, 2, 3, 4]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "number", "placeholders"), [("llava", 4, 16), ("gemma3", 4, 16), ("idefics3", 1, 4)])
+def test_compact_mode_hands_over_fewer_visual_tokens(tiny_foundations, tmp_path, kind, number, placeholders):
+    folder = str(tiny_foundations[kind])
+    model, processor = upgrade(folder, visual_tokens_per_image=number), AutoProcessor.from_pretrained(folder)
+    compact_processor(processor, number).save_pretrained(tmp_path)
+    full, compact = batch(processor, 1, 2), batch(AutoProcessor.from_pretrained(tmp_path), 1, 2)
+    images = [(inputs["input_ids"] == model.config.image_token_id).sum() for inputs in (full, compact)]
+    assert images == [3 * placeholders, 3 * number]
+    # At closed gates: the foundation with the averages over a coarser grid.
+    features = torch.cat(list(model.foundation.model.get_image_features(compact["pixel_values"]).pooler_output))
+    side, coarse = math.isqrt(placeholders), math.isqrt(number)
+    blocks = features.view(3, coarse, side // coarse, coarse, side // coarse, -1).mean((2, 4)).flatten(0, 2)
+    encoded, seen = model.model.encode(compact["input_ids"], compact)
+    torch.testing.assert_close(torch.cat(list(encoded["mm_encoder_outputs"]["image"].pooler_output)), blocks)
+    assert seen["image"]["lengths"].tolist() == [placeholders] * 3  # the perspectives see all of it
+    assert not torch.equal(open_gates(model)(**compact).logits, model.foundation(**encoded).logits)
+    with pytest.raises(
+        ValueError, match=f"{3 * placeholders} image placeholders in input_ids, but {3 * number} image"
+    ):
+        model(**full)
+
+
+def test_compact_mode_needs_a_grid_and_a_processor_that_can_be_told(tiny_foundations):
+    processor = AutoProcessor.from_pretrained(tiny_foundations["llava"])
+    with pytest.raises(ValueError, match="can't write 1681 placeholders for a picture of 64 pixels a side"):
+        compact_processor(processor, 41**2)
+    with pytest.raises(ValueError, match="Pix2StructProcessor can't be told to write 4 placeholders"):
+        compact_processor(Pix2StructProcessor(Pix2StructImageProcessorPil(), processor.tokenizer), 4)
+    foundation, rows, inputs = qwen2_5_vl()
+    with pytest.raises(ValueError, match=r"visual_tokens_per_image=4 needs a square grid .* gave \[4, 8\]"):
+        upgrade(foundation, visual_tokens_per_image=4)(input_ids=torch.tensor(rows), **inputs)
+    with pytest.raises(ValueError, match=r"visual_tokens_per_image=25 needs a square grid of no fewer .* gave \[16\]"):
+        upgrade(str(tiny_foundations["llava"]), visual_tokens_per_image=25)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +333,7 @@ def test_a_perspective_that_is_left_out_has_no_parameters():
         ({"perspectives": []}, "at least one"),
         ({"perspectives": ["content", "content"]}, "each once"),
         ({"mvp_size": 12}, "mvp_size=12"),
+        ({"visual_tokens_per_image": 60}, "visual_tokens_per_image=60 must be a square"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(fields, message):

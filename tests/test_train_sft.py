@@ -204,7 +204,7 @@ def test_the_command_leaves_a_model_that_loads(trained):
 
 def test_the_command_leaves_nothing_else(trained):
     assert {path.name for path in trained.iterdir()} == {
-        "chat_template.jinja", "config.json", "configuration_emollm.py", "generation_config.json",
+        "chat_template.jinja", "compact.py", "config.json", "configuration_emollm.py", "generation_config.json",
         "model.safetensors", "modeling_emollm.py", "mvp.py", "processor_config.json", "tokenizer.json",
         "tokenizer_config.json", "README.md",
     }  # fmt: skip
@@ -252,6 +252,13 @@ def test_training_learns(tiny_foundations, drawn_dataset, tmp_path, upgrade, kin
     assert loss_of(tmp_path, dataset) < 0.5 * loss_of(foundation, dataset)
 
 
+def test_compact_mode_is_trained_and_saved_with_its_processor(tiny_foundations, drawn_dataset, tmp_path):
+    train(tiny_foundations["llava"], drawn_dataset, tmp_path, visual_tokens_per_image=4)
+    assert loss_of(tmp_path, f"{drawn_dataset}:hate_detection") > 0  # the saved processor fits the saved model
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, trust_remote_code=True)
+    assert model.config.visual_tokens_per_image == 4
+
+
 @pytest.mark.parametrize("upgrade", [False, True])
 def test_the_seed_decides_the_weights(tiny_foundations, drawn_dataset, tmp_path, upgrade):
     first, again, other = (
@@ -294,6 +301,11 @@ def test_an_unknown_argument_is_refused(command, argument):
 def test_a_share_beyond_all_is_refused(command, share):
     with pytest.raises(ValueError, match=f"emoprompt_share={share} must be from 0 to 1"):
         command(RECIPE, emoprompt_share=share)
+
+
+def test_compact_mode_without_an_upgrade_is_refused(command):
+    with pytest.raises(ValueError, match="visual_tokens_per_image=4 is chosen at the upgrade"):
+        command(RECIPE, upgrade=False, visual_tokens_per_image=4)
 
 
 def test_what_would_have_no_effect_is_refused(command):
