@@ -13,9 +13,11 @@ Explanation" (Jain & Wallace 2019, arXiv 1902.10186). Take the figure as a hint,
 
 import argparse
 import math
+import re
 import warnings
 from bisect import bisect_right
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.textpath import text_to_path
 from PIL import Image, ImageOps
 from torch.nn import functional as F
@@ -37,15 +39,13 @@ from .scoring import answer_rows
 
 SIDE = 480  # pixels of a view's longer side in the figure
 FINEST = 14  # cells a side that an eye can follow; finer maps are averaged first
-DARKEST = 4  # times an even share, where a holistic map is darkest
-MOST_LABELS = 10  # that are drawn, the likeliest
+MOST_LABELS = 8  # that are drawn one by one, the likeliest
 INK, GREY, PALE, ACCENT = "#1f2933", "#64707d", "#ccd4dc", "#1f6fb2"
-# After Paul Tol's "muted", told apart by the colour-blind too, and dark enough for white letters.
-SLOT_COLOURS = ("#332288", "#c4586b", "#117733", "#8a7a1c", "#2a8c80", "#882255", "#3d83b8", "#a8489a")
-HEAT = LinearSegmentedColormap.from_list("heat", ["#fff3c400", "#ffc94a90", "#e8602ccc", "#8c1430ee"])
+# Found by search: 24 CIE76 steps or more apart, for the colour-blind too, and dark enough for white letters.
+SLOTS = dict(zip("ABCDEFGH", "#5e2fc8 #c37c55 #365a0d #b6820d #11a08e #90274a #4980d8 #872d85".split(), strict=True))
+HEAT = LinearSegmentedColormap.from_list("heat", ["#fff3c400", "#ffc94a70", "#e8602ccc", "#8c1430ee"])
 STYLE = {"text.parse_math": False, "font.size": 9, "text.color": INK}  # a question about $5 and $6 has no formula
-HEADING = {"weight": "bold", "fontsize": 10}
-NOTE = {"color": GREY, "fontsize": 8}
+NOTE = {"color": GREY, "size": 8}
 MARGIN, GAP, BAR = 0.45, 0.15, 0.34  # inches
 CAVEAT = (
     "MVP looks before the question is read. The maps show what was read, which is no proof of why it was answered so."
@@ -148,77 +148,79 @@ def slot_centres(attention: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
     centres = torch.stack([peaks % width, peaks // width], dim=1).float()
     angles = torch.arange(len(centres)) * 2.4
     ties = torch.stack([angles.cos(), angles.sin()], dim=1)  # a way apart for two that are at the same place
-    room, shape = 0.09 * width, torch.tensor([2.0, 1.0])  # a tag is about twice as wide as high
+    room, shape = 0.1 * width, torch.tensor([2.0, 1.0])  # a tag is about twice as wide as high
     low, high = 0.6 * room * shape, torch.tensor([width, height]) - 0.6 * room * shape
     for _ in range(60):
         apart = (centres[:, None] - centres + ties[:, None] - ties) / shape
-        distance = apart.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        distance = apart.abs().amax(-1, keepdim=True).clamp(min=1e-6)
         centres = centres + (apart / distance * (room - distance).clamp(min=0) / 3).sum(1) * shape
         centres = centres.maximum(low).minimum(high)
     return centres
 
 
-def draw_tag(axes: Axes, centre: tuple, text: str, colour: str, **style) -> None:
+def draw_tag(axes: Axes, place: tuple, text: str, colour: str, **style) -> None:
     box = {"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "white", "linewidth": 0.7}
     style = {"ha": "center", "va": "center"} | style
-    axes.text(*centre, text, color="white", fontsize=7, weight="bold", bbox=box, zorder=5, **style)
+    axes.text(*place, text, color="white", size=6.5, weight="bold", bbox=box, zorder=5, **style)
 
 
-def draw_holistic(axes: Axes, ground: torch.Tensor, seen: dict) -> None:
-    axes.imshow(enlarge(seen["holistic"], ground), cmap=HEAT, vmin=0, vmax=DARKEST)
+def draw_holistic(axes: Axes, ground: torch.Tensor, maps: dict) -> None:
+    heat = enlarge(maps["holistic"], ground).numpy()
+    # Four times an even share or more is darkest; even weights are an even light tint, not noise blown up.
+    axes.imshow(heat, cmap=HEAT, vmin=0, vmax=max(4, heat.max()))
 
 
-def draw_content(axes: Axes, ground: torch.Tensor, seen: dict) -> None:
-    """Every place in the colour of the slot that won most of it, and an outline around what a slot won."""
-    shares, centres = slot_shares(seen["content"]), slot_centres(seen["content"], ground).tolist()
-    won = enlarge(seen["content"] * shares[:, None, None], ground)
+def draw_content(axes: Axes, ground: torch.Tensor, maps: dict) -> None:
+    """Every place in the colour of the slot that won most of it, outlined, and a tag where a slot looks most."""
+    shares, centres = slot_shares(maps["content"]), slot_centres(maps["content"], ground).tolist()
+    won = enlarge(maps["content"] * shares[:, None, None], ground)
     most, winner = won.max(0)
-    colours = torch.tensor([to_rgb(colour) for colour in SLOT_COLOURS])[winner]
-    axes.imshow(torch.cat([colours, 0.55 * most.clamp(max=1)[..., None]], dim=-1))
-    for slot, colour in enumerate(SLOT_COLOURS):
+    colours = torch.tensor([to_rgb(colour) for colour in SLOTS.values()])[winner]
+    axes.imshow(torch.cat([colours, 0.5 * most.clamp(max=1)[..., None]], dim=-1).numpy())
+    for slot, (letter, colour) in enumerate(SLOTS.items()):
         if (winner == slot).any():
             lead = won[slot] - torch.cat([won[:slot], won[slot + 1 :]]).amax(0)
-            axes.contour(lead, levels=[0], colors=[colour], linewidths=1.2)
-        draw_tag(axes, centres[slot], f"{'ABCDEFGH'[slot]} {shares[slot]:.0%}", colour)
+            axes.contour(lead.numpy(), levels=[0], colors=[colour], linewidths=1.2)
+        draw_tag(axes, centres[slot], f"{letter} {shares[slot]:.0%}", colour)
 
 
-def draw_relation(axes: Axes, ground: torch.Tensor, seen: dict) -> None:
+def draw_relation(axes: Axes, ground: torch.Tensor, maps: dict) -> None:
     """As many arrows as there are slots: the strongest."""
-    edges, centres = seen["relation"], slot_centres(seen["content"], ground).tolist()
+    edges, centres = maps["relation"], slot_centres(maps["content"], ground).tolist()
     for edge in edges.flatten().topk(len(edges)).indices.tolist():
         receiver, sender = divmod(edge, len(edges))
         arrow = {
             "arrowstyle": "-|>,head_length=0.5,head_width=0.22",
             "connectionstyle": "arc3,rad=0.2",
-            "color": SLOT_COLOURS[sender],
+            "color": list(SLOTS.values())[sender],
             "linewidth": 0.5 + 2 * edges[receiver, sender].item(),
             "shrinkA": 6,
             "shrinkB": 8,
         }
         drawn = axes.annotate("", centres[receiver], centres[sender], arrowprops=arrow, zorder=4)
         drawn.arrow_patch.set_clip_path(axes.patch)  # an arc along the edge would bulge out of the picture
-    for centre, letter, colour in zip(centres, "ABCDEFGH", SLOT_COLOURS, strict=True):
+    for centre, (letter, colour) in zip(centres, SLOTS.items(), strict=True):
         draw_tag(axes, centre, letter, colour)
 
 
 PANELS = {
-    "holistic": (draw_holistic, f"where the mood is read from, darkest at {DARKEST} times an even share"),
-    "content": (draw_content, "what each slot won, and its share of the picture"),
-    "relation": (draw_relation, "from a slot to those that listen to it, the strongest edges"),
+    "picture": (None, "as the model sees it"),
+    "holistic": (draw_holistic, "where the mood is read from"),
+    "content": (draw_content, "where slots look, their shares"),
+    "relation": (draw_relation, "from slots to their listeners"),
 }
 
 
 def find_fonts(text: str) -> tuple[list[str], str]:
-    """Font families that can write the text, as few as can be, and the characters that none has."""
-    families, missing = [], {character for character in text if not character.isspace()}
-    fonts = [font for font in fontManager.ttflist if not font.name.startswith("Last Resort")]
-    for font in sorted(fonts, key=lambda font: font.name != "DejaVu Sans"):
-        has = missing & set(map(chr, get_font(font.fname).get_charmap()))
-        if has or not families:
-            families.append(font.name)
-        missing -= has
-        if not missing:
-            break
+    """DejaVu Sans and the installed fonts that have what it lacks of the text, and the characters that none has."""
+    unseen = ("Cc", "Cf", "Zs")  # control and format characters, and spaces
+    families, missing = [], {character for character in text if category(character) not in unseen}
+    for font in sorted(fontManager.ttflist, key=lambda font: font.name != "DejaVu Sans"):
+        if missing and not font.name.startswith("Last Resort"):  # which has a box for everything
+            charmap = get_font(font.fname).get_charmap()
+            if has := {character for character in missing if ord(character) in charmap}:
+                families.append(font.name)
+                missing -= has
     return families, "".join(sorted(missing))
 
 
@@ -230,7 +232,8 @@ def measure(text: str, **font) -> float:
 def wrap(text: str, width: float, **font) -> list[str]:
     """Lines of at most `width` inches, broken between words, or anywhere in a script without spaces."""
     lines = []
-    for rest in filter(None, map(str.strip, text.splitlines())):
+    for line in text.splitlines():
+        rest = re.sub(r"[\x00-\x1f\x7f]+", " ", line).strip()
         while rest:
             end = max(1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: measure(rest[:n], **font)))
             space = rest.rfind(" ", 0, end + 1)
@@ -241,38 +244,32 @@ def wrap(text: str, width: float, **font) -> list[str]:
     return lines
 
 
+def write(figure: Figure, x: float, y: float, lines: list[str], **style) -> float:
+    """Lines of text from their left top corner, in inches from that of the figure; returns where they end."""
+    points = style.setdefault("size", 9)
+    for line in lines:  # one by one, so that all baselines are where they should be
+        y += 1.45 * points / 72
+        figure.text(x, figure.get_figheight() - y, line, transform=figure.dpi_scale_trans, **style)
+    return y
+
+
 def place(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """Axes by their left top corner and size, in inches from the left top corner of the figure."""
+    """Axes likewise."""
     whole, tall = figure.get_size_inches()
     return figure.add_axes((x / whole, 1 - (y + height) / tall, width / whole, height / tall))
 
 
-def write(figure: Figure, x: float, y: float, lines: list[str], fontsize: float = 9, **style) -> None:
-    """Lines of text by their left top corner, likewise; line by line, so that all baselines are where they should."""
-    whole, tall = figure.get_size_inches()
-    for i, line in enumerate(lines):
-        baseline = y + (1 + 1.45 * i) * fontsize / 72
-        figure.text(x / whole, 1 - baseline / tall, line, fontsize=fontsize, **style)
-
-
-def draw_bars(
-    figure: Figure, x: float, y: float, width: float, bars: list, chosen: str | None, form: str, limit: float
-):
-    """Horizontal `bars` `(name, value)` with their values behind them, from 0 to `limit` or on both sides of it."""
-    names = [wrap(name, width / 2, fontsize=9) for name, _ in bars]
-    names = [[*lines[:1], lines[1] + " …" * (len(lines) > 2)] if lines[1:] else lines for lines in names]
-    indent = max(measure(line, fontsize=9) for lines in names for line in lines) + 0.1
+def draw_bars(figure: Figure, x: float, y: float, width: float, bars: list, form: str, limit: float) -> None:
+    """Horizontal `bars` `(name, value, colour)` with their values, from 0 to `limit` or on both sides of it."""
+    names, values, colours = zip(*bars, strict=True)
+    lines = [wrap(name, width / 2, size=9) for name in names]
+    indent = max(measure(line, size=9) for two in lines for line in two[:2]) + 0.15
     axes = place(figure, x + indent, y, width - indent, BAR * len(bars))
-    low = -limit if min(value for _, value in bars) < 0 else 0
-    for row, (name, value) in enumerate(bars):
-        side = 1 if value >= 0 else -1
-        axes.barh(row, value, height=0.66, color=ACCENT if name == chosen else PALE)
-        text_x = value + side * 0.02 * (limit - low)
-        axes.text(text_x, row, form.format(value), va="center", ha="left" if side > 0 else "right", fontsize=8)
-    axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set(xlim=(low, limit), ylim=(len(bars) - 0.5, -0.5), xticks=[])
-    axes.set_yticks(range(len(bars)), ["\n".join(lines) for lines in names])
+    axes.bar_label(axes.barh(range(len(bars)), values, height=0.66, color=colours), fmt=form, padding=4, size=8)
+    axes.set_yticks(range(len(bars)), ["\n".join(two[:2]) + " …" * (len(two) > 2) for two in lines])
+    axes.set(xlim=(-limit if min(values) < 0 else 0, limit), ylim=(len(bars) - 0.5, -0.5), xticks=[])
     axes.tick_params(length=0, labelcolor=INK)
+    axes.axvline(0, color=GREY, linewidth=0.8)
     axes.spines[:].set_visible(False)
 
 
@@ -280,30 +277,30 @@ def draw_temporal(figure: Figure, x: float, y: float, side: float, matrix: torch
     """How much each of I frames (a row) looks at each (a column), `(I, I)`."""
     axes = place(figure, x + 0.4, y, side, side)
     darkest = max(2 / len(matrix), matrix.max().item())  # even attention is half as dark
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=darkest)
-    axes.set_xlabel(f"{unit} looked at", color=GREY, fontsize=8)
-    axes.set_ylabel(f"{unit} that looks", color=GREY, fontsize=8)
-    numbers = [str(i + 1) for i in range(len(matrix))]
-    axes.set_xticks(range(len(matrix)), numbers)
-    axes.set_yticks(range(len(matrix)), numbers)
+    axes.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=darkest)
+    axes.set_xlabel(f"{unit} looked at", **NOTE)
+    axes.set_ylabel(f"{unit} that looks", **NOTE)
+    ticks = {"ticks": range(len(matrix)), "labels": range(1, len(matrix) + 1)}
+    axes.set_xticks(**ticks)
+    axes.set_yticks(**ticks)
     axes.tick_params(length=0, labelcolor=GREY, labelsize=8)
     axes.spines[:].set_visible(False)
     if side / len(matrix) > 0.25:  # inches that a number needs
         for (i, j), share in np.ndenumerate(matrix.numpy()):
             colour = "white" if share > 0.6 * darkest else INK
-            axes.text(j, i, f"{share:.0%}".rstrip("%"), ha="center", va="center", fontsize=8, color=colour)
+            axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", size=8, color=colour)
 
 
 @rc_context(STYLE)
 def make_figure(
-    question: str, record: dict, grounds: list, seen: list[dict], gates: dict, temporal: torch.Tensor | None, unit: str
+    question: str, record: dict, grounds: list, maps: list[dict], gates: dict, temporal: torch.Tensor | None, unit: str
 ) -> Figure:
     """
     Args:
         question (`str`): as it was asked.
         record (`dict`): the answer, as in a predictions file.
         grounds (`list[torch.Tensor]`): what is drawn on, one `(3, H, W)` for each of I views.
-        seen (`list[dict[str, torch.Tensor]]`): as [`maps_by_view`] makes it.
+        maps (`list[dict[str, torch.Tensor]]`): as [`maps_by_view`] makes them.
         gates (`dict[str, float]`): the gate of each perspective that the model has.
         temporal (`torch.Tensor` of shape `(I, K, I)`, *optional*): attention between the views.
         unit (`str`): what a view is, a frame or a part.
@@ -311,90 +308,85 @@ def make_figure(
     Returns:
         `matplotlib.figure.Figure`: a row for each view, a column for each perspective, and beneath them charts.
     """
-    number, names = len(grounds), ["picture", *(name for name in PANELS if name in gates)]
-    blocks = 1 if number <= 4 else 2  # side by side, so that a long clip makes no endless scroll
-    cell = min(3.0, max(2.0, 13 / blocks / len(names)))
-    tall = cell * min(1.4, max(height / width for _, height, width in (ground.shape for ground in grounds)))
-    width = max(10.0, 2 * MARGIN + blocks * (len(names) * (cell + GAP) + GAP) - 2 * GAP)
-    column = (width - 2 * MARGIN + GAP) / 4  # of the charts
+    number, names = len(grounds), [name for name in PANELS if name in ("picture", *gates)]
+    blocks = min(number, max(4 // len(names), 1 + (number > 4)))  # of rows, side by side
+    rows = math.ceil(number / blocks)
+    ratios = [ground.shape[1] / ground.shape[2] for ground in grounds]
+    cell = max(2.0, min(13 / blocks / len(names), 4.5, 4.5 / max(ratios)))
+    tall = [min(4.5, cell * max(ratios[row::rows])) for row in range(rows)]
+    width = max(10.0, 2 * MARGIN + blocks * len(names) * (cell + GAP) - GAP)
+    column = (width - 2 * MARGIN + GAP) / 4  # of the charts: the answer takes two
+    side = min(column - 0.5, max(1.4, 0.3 * number)) if number > 1 and temporal is not None else 0
 
     answer = record["prediction"] or ("none of the labels" if record["choices"] else record["text"])
     bars = sorted(zip(record["choices"], record["probabilities"] or [], strict=False), key=lambda bar: -bar[1])
     if bars:
         answer += f" · {bars[0][1]:.0%}"
-        rest = [value for _, value in bars[MOST_LABELS:]]
-        bars = bars[:MOST_LABELS] + ([(f"{len(rest)} others together", sum(rest))] if rest else [])
-    question = wrap(question, width - 2 * MARGIN, fontsize=12, weight="bold")
-    answer = wrap(answer, width - 2 * MARGIN, fontsize=15)
-    text = wrap(record["text"] or "", 2 * column - 3 * GAP, fontsize=9)[:25] if record["choices"] else []
-    side = min(column - 0.5, max(1.4, 0.3 * number)) if number > 1 and temporal is not None else 0
-
-    top = 0.55 + 0.242 * len(question) + 0.302 * len(answer)
-    charts_top = top + 0.75 + math.ceil(number / blocks) * (tall + GAP) + 0.3
-    height = (
-        charts_top + 0.55 + max(BAR * max(len(bars), len(gates)), 0.18 * len(text), side + 0.4 * (side > 0)) + 0.75
-    )
+    if others := bars[MOST_LABELS:]:
+        bars = [*bars[:MOST_LABELS], (f"{len(others)} others together", sum(share for _, share in others))]
+    bars = [(name, share, ACCENT if name == record["prediction"] else PALE) for name, share in bars]
+    heading = [
+        (wrap(question, width - 2 * MARGIN, size=12, weight="bold"), {"size": 12, "weight": "bold"}),
+        (wrap(answer, width - 2 * MARGIN, size=15), {"size": 15, "color": ACCENT}),
+        (wrap(record["text"] or "", width - 2 * MARGIN) if record["choices"] else [], {"size": 9}),
+    ]
+    top = 0.65 + sum(len(lines) * 1.45 * style["size"] / 72 for lines, style in heading)
+    charts = top + 0.9 + sum(tall) + rows * GAP
+    height = charts + 1.35 + max(BAR * max(len(bars), len(gates)), side + 0.4)
     figure = Figure(figsize=(width, height), facecolor="white")
-    write(figure, MARGIN, 0.4, question, fontsize=12, weight="bold")
-    write(figure, MARGIN, 0.45 + 0.242 * len(question), answer, fontsize=15, color=ACCENT)
-    write(figure, MARGIN, height - 0.4, [CAVEAT], **NOTE)
 
-    def head(x: float, y: float, name: str, note: str, room: float) -> None:
-        write(figure, x, y, [name], **HEADING)
-        write(figure, x, y + 0.22, wrap(note, room, fontsize=8), **NOTE)
+    def head(x: float, y: float, name: str, note: str) -> None:
+        write(figure, x, write(figure, x, y, [name], size=10, weight="bold"), [note], **NOTE)
 
-    for i, (ground, maps) in enumerate(zip(grounds, seen, strict=True)):
-        block, row = divmod(i, math.ceil(number / blocks))
+    y = 0.35
+    for lines, style in heading:
+        y = write(figure, MARGIN, y, lines, **style)
+    for i, (ground, over) in enumerate(zip(grounds, maps, strict=True)):
+        block, row = divmod(i, rows)
         for j, name in enumerate(names):
-            draw, note = PANELS.get(name, (None, "as the model sees it"))
-            x = MARGIN + block * GAP + (block * len(names) + j) * (cell + GAP)
+            draw, note = PANELS[name]
+            x = MARGIN + (block * len(names) + j) * (cell + GAP)
             if row == 0:
-                head(x, top, name, note, cell)
-            axes = place(figure, x, top + 0.75 + row * (tall + GAP), cell, tall)
-            axes.set_label(f"{name} {i + 1}")
+                head(x, top, name, note)
+            axes = place(figure, x, top + 0.6 + sum(tall[:row]) + row * GAP, cell, tall[row])
+            axes.set(label=f"{name} {i + 1}", anchor="NW")
             axes.set_axis_off()
-            axes.set_anchor("NW")
             if draw:
                 grey = torch.einsum("chw,c->hw", ground, torch.tensor([0.299, 0.587, 0.114]))
-                axes.imshow(0.45 + 0.55 * grey, cmap="gray", vmin=0, vmax=1)
-                draw(axes, ground, maps)
+                axes.imshow(0.45 + 0.55 * grey.numpy(), cmap="gray", vmin=0, vmax=1)
+                draw(axes, ground, over)
             else:
-                axes.imshow(ground.permute(1, 2, 0))
+                axes.imshow(ground.permute(1, 2, 0).numpy())
                 if number > 1:
-                    draw_tag(axes, (0.03, 0.97), f"{unit} {i + 1}", INK, transform=axes.transAxes, ha="left", va="top")
+                    where = {"transform": axes.transAxes, "ha": "left", "va": "top"}
+                    draw_tag(axes, (0.03, 0.97), f"{unit} {i + 1}", INK, **where)
 
-    x, y = MARGIN, charts_top + 0.55
+    x, y = MARGIN, charts + 0.55
     if bars:
-        head(x, charts_top, "answer", "how likely each label is", column)
-        draw_bars(figure, x, y, 2 * column - 3 * GAP, bars, record["prediction"], "{:.0%}", 1.1)
-    elif text:
-        head(x, charts_top, "answer", "as it was generated", column)
-        write(figure, x, y, text)
-    x += 2 * column * bool(bars or text)
-    is_open = any(gates.values())
-    head(x, charts_top, "gates", "how much of each is let through" if is_open else "closed: MVP adds nothing", column)
-    draw_bars(
-        figure, x, y, column - 3 * GAP, list(gates.items()), None, "{:+.3f}", 1.4 * max(0.1, *map(abs, gates.values()))
-    )
+        head(x, charts, "answer", "how likely each label is")
+        draw_bars(figure, x, y, 2 * column - 3 * GAP, bars, "{:.0%}", 1.1)
+        x += 2 * column
+    head(x, charts, "gates", "how much is let through" if any(gates.values()) else "closed: MVP adds nothing")
+    bars = [(name, value, PALE) for name, value in gates.items()]
+    draw_bars(figure, x, y, column - 3 * GAP, bars, "{:+.3f}", 1.4 * max(0.1, *map(abs, gates.values())))
     if temporal is not None:
-        x += column
-        head(
-            x,
-            charts_top,
-            "temporal",
-            f"what looks at what, in %" if side else "one picture: nothing to compare",
-            column,
-        )
-        if side:
-            draw_temporal(figure, x, y, side, temporal.mean(1), unit)
+        head(x + column, charts, "temporal", "what looks at what, in %" if side else "one picture: nothing to compare")
+    if side:
+        draw_temporal(figure, x + column, y, side, temporal.mean(1), unit)
+    write(figure, MARGIN, height - 0.5, [CAVEAT], **NOTE)
     return figure
 
 
 def main(args: argparse.Namespace) -> None:
     if args.output.suffix != ".png":
         raise ValueError(f"--output {args.output} must be a .png file.")
+    if not all(args.labels) or len(set(args.labels)) < len(args.labels):
+        raise ValueError(f"--labels {args.labels} has an empty or a double one; leave it out.")
     pictures = [read_picture(path) for path in args.image]
-    model_type = AutoConfig.from_pretrained(args.model, trust_remote_code=True).model_type
+    try:
+        model_type = AutoConfig.from_pretrained(args.model, trust_remote_code=True).model_type
+    except OSError as error:
+        raise ValueError(f"--model {args.model} can't be loaded ({error}); give the folder of an EmoLLM.") from error
     if model_type != "emollm":
         raise ValueError(
             f"{args.model} is no EmoLLM but {model_type}, which has no perspectives to show; upgrade it with "

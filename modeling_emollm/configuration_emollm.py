@@ -62,6 +62,14 @@ class EmoLLMConfig(PreTrainedConfig):
         return self.foundation_config.get_text_config(decoder=decoder, encoder=encoder)
 
     @property
+    def tie_word_embeddings(self) -> bool:
+        return getattr(self.foundation_config, "tie_word_embeddings", False)
+
+    @tie_word_embeddings.setter
+    def tie_word_embeddings(self, value: bool):
+        self.foundation_config.tie_word_embeddings = value  # the embeddings are the foundation's
+
+    @property
     def image_token_id(self) -> int | None:
         return getattr(self.foundation_config, "image_token_id", None)
 

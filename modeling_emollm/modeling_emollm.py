@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from .compact import compact_processor
 from .configuration_emollm import EmoLLMConfig
@@ -47,6 +49,7 @@ class EmoLLMPreTrainedModel(PreTrainedModel):
         Raises:
             `ValueError`: if the checkpoint lacks a weight, has one too many, or one of another shape.
         """
+        kwargs["ignore_mismatched_sizes"] = True  # for transformers, whose own error names no weight
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         _check_loaded(cls.__name__, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
         return (model, info) if output_loading_info else model
@@ -82,6 +85,12 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.foundation.set_input_embeddings(value)
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.foundation.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.foundation.set_output_embeddings(value)
+
     def encode(self, input_ids: torch.Tensor, inputs: dict) -> tuple[dict, dict]:
         """
         Encodes the pictures and videos among `inputs` and refines them.
@@ -104,8 +113,12 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             if pixels is not None:
                 given = {name: inputs[name] for name in names if inputs.get(name) is not None}
                 encoded = getattr(self.foundation.base_model, f"get_{modality}_features")(**given, return_dict=True)
+                if encoded.pooler_output is None:
+                    name = type(self.foundation).__name__
+                    raise ValueError(f"get_{modality}_features of {name} gives no `pooler_output` to refine.")
+                is_placeholder = self._find_placeholders(modality, input_ids, inputs.get("inputs_embeds"))
                 parts = self._count_parts(modality, encoded.pooler_output, inputs, pixels)
-                outputs[modality], perspectives[modality] = self._refine(modality, encoded, parts, input_ids)
+                outputs[modality], perspectives[modality] = self._refine(modality, encoded, parts, is_placeholder)
             inputs.pop(names[0], None)
         if outputs:
             inputs["mm_encoder_outputs"] = outputs
@@ -114,41 +127,67 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
     def _count_parts(self, modality: str, features, inputs: dict, pixels: torch.Tensor) -> torch.Tensor:
         """How many images each entry of `features` holds: the frames of a video, or, with Idefics3 and its kin, all
         images of a sample, which say how long an image is."""
-        length = getattr(self.foundation.base_model, "image_seq_len", None)
-        if modality == "video":
-            grid = inputs.get("video_grid_thw")
-            # Without a grid, videos come as (videos, frames, C, H, W).
-            frames = torch.full((len(features),), pixels.shape[1]) if grid is None else grid[:, 0].cpu()
-            return frames.clamp(max=min(len(entry) for entry in features))
-        return torch.tensor([1 if length is None else len(entry) // length for entry in features])
+        if modality == "image":
+            length = getattr(self.foundation.base_model, "image_seq_len", None)
+            return torch.tensor([1 if length is None else len(entry) // length for entry in features])
+        grids = [inputs[name] for name in self._encoder_inputs[modality] if "grid" in name]  # frames, height, width
+        if grids:
+            frames = grids[0][:, 0].cpu()
+        elif "num_frames_per_video" in inputs:
+            frames = inputs["num_frames_per_video"].cpu()
+        else:  # (videos, frames, C, H, W), encoded video by video or frame by frame; or always by frame
+            number = pixels.shape[0] * pixels.shape[1] // len(features) if pixels.ndim == 5 else 1
+            frames = torch.full((len(features),), number)
+        return frames.clamp(max=min(len(entry) for entry in features))
+
+    def _find_placeholders(self, modality: str, input_ids, inputs_embeds) -> torch.Tensor:
+        """Where visual tokens belong, `(B, T)`, which tells whose image is whose."""
+        token_id = getattr(self.config, f"{modality}_token_id")
+        if input_ids is not None:
+            return input_ids == token_id
+        if inputs_embeds is None:
+            raise ValueError("EmoLLM needs input_ids or inputs_embeds beside pixels.")
+        # As the foundations do it: a placeholder is known by its embedding.
+        embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
+        return (inputs_embeds == embedding).all(-1)
 
     def _refine(
-        self, modality: str, encoded: ModelOutput, parts: torch.Tensor, input_ids: torch.Tensor
+        self, modality: str, encoded: ModelOutput, parts: torch.Tensor, is_placeholder: torch.Tensor
     ) -> tuple[ModelOutput, dict]:
-        if input_ids is None:
-            raise ValueError("EmoLLM needs input_ids beside pixels: they tell which image belongs to which sample.")
         features = encoded.pooler_output
         entries = torch.tensor([len(entry) for entry in features])
         # An image's share of its entry; what does not divide evenly, such as a closing newline, goes to the last one.
-        lengths = (entries // parts).repeat_interleave(parts)
-        lengths[parts.cumsum(0) - 1] += entries % parts
+        # The entry of a row without images, which some families have, holds none.
+        some = parts.clamp(min=1)
+        lengths = (entries // some).repeat_interleave(parts)
+        lengths.index_add_(0, (parts.cumsum(0) - 1).clamp(min=0), entries % some)
         number = self.config.visual_tokens_per_image
         if number is None:
             given = lengths
         else:
             given, entries = torch.full_like(lengths, number), parts * number
+            if getattr(encoded, "deepstack_features", None) is not None:
+                raise ValueError(
+                    f"visual_tokens_per_image={number} leaves later layers of {type(self.foundation).__name__}, which "
+                    "take visual features of their own (DeepStack), with too many. Upgrade it without."
+                )
             found = sorted(set(lengths.tolist()))
             if len(found) > 1 or math.isqrt(found[0]) ** 2 != found[0] or found[0] < number:
                 raise ValueError(
                     f"visual_tokens_per_image={number} needs a square grid of no fewer visual tokens for every image, "
                     f"but {type(self.foundation).__name__} gave {found}. Upgrade it without."
                 )
-        placeholders = (input_ids == getattr(self.config, f"{modality}_token_id")).sum(-1)
+        placeholders = is_placeholder.sum(-1)
         if given.sum() != placeholders.sum():
             raise ValueError(
                 f"{placeholders.sum()} {modality} placeholders in input_ids, but {given.sum()} {modality} features; "
                 "make both with the same processor and do not truncate."
             )
+        if number is None and entries.max() == 1:
+            # Patches that do not tell which image they are of, as with Inkling: each run of placeholders is one.
+            padded = torch.nn.functional.pad(is_placeholder, (1, 0))
+            runs, sizes = padded.flatten().cpu().unique_consecutive(return_counts=True)
+            given = lengths = sizes[runs]
         flat = features.flatten(0, 1) if isinstance(features, torch.Tensor) else torch.cat(tuple(features))
         gates = self.multi_perspective_projection.gates
         device = flat.device if gates.is_meta else gates.device  # offloaded weights come to their input by themselves
@@ -171,10 +210,11 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        **kwargs,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
         """Hidden states of the foundation's base model, `last_hidden_state` of shape `(B, T, hidden_size)`."""
-        inputs, _ = self.encode(input_ids, {"pixel_values": pixel_values, **kwargs})
+        inputs, _ = self.encode(input_ids, {"pixel_values": pixel_values, "inputs_embeds": inputs_embeds, **kwargs})
         return self.foundation.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
 
 
@@ -239,6 +279,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
                 dtype=dtype,
                 device_map=device_map,
                 quantization_config=quantization_config,
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
             # Weights that the foundation does not use are its own affair.
@@ -246,7 +287,12 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
             if is_folder:  # a Hub id is worth remembering, a path of this machine is not
                 foundation.config.name_or_path = ""
         _check_contract(foundation)
-        config = EmoLLMConfig(foundation_config=copy.deepcopy(foundation.config), dtype=foundation.dtype, **mvp_fields)
+        config = EmoLLMConfig(
+            foundation_config=copy.deepcopy(foundation.config),
+            dtype=foundation.dtype,
+            attn_implementation=foundation.config._attn_implementation,
+            **mvp_fields,
+        )
         # A composite config resets the attention implementation of its parts; the foundation's own has it still.
         config.foundation_config = foundation.config
         model = cls(config, foundation)
@@ -285,9 +331,10 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         output_perspectives: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
         """
         Args:
@@ -301,7 +348,9 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         Returns:
             The foundation's own output, `logits` of shape `(B, T, vocab_size)`.
         """
-        inputs, perspectives = self.model.encode(input_ids, {"pixel_values": pixel_values, **kwargs})
+        inputs, perspectives = self.model.encode(
+            input_ids, {"pixel_values": pixel_values, "inputs_embeds": inputs_embeds, **kwargs}
+        )
         outputs = self.foundation(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **inputs)
         if output_perspectives:
             outputs["perspectives"] = perspectives
@@ -325,7 +374,9 @@ def _check_loaded(name: str, info: dict, kinds: tuple[str, ...]) -> None:
         raise ValueError(f"The weights of {name} do not fit its config; {'; '.join(wrong)}. Save or download it anew.")
 
 
-def _hand_over_loading(foundation: PreTrainedModel, model: EmoLLMForConditionalGeneration, device: torch.device) -> None:
+def _hand_over_loading(
+    foundation: PreTrainedModel, model: EmoLLMForConditionalGeneration, device: torch.device
+) -> None:
     """How the foundation was loaded becomes how the whole was: saving, loading and training look there."""
     if places := getattr(foundation, "hf_device_map", None):
         model.hf_device_map = {f"model.foundation.{name}".rstrip("."): place for name, place in places.items()}
@@ -350,6 +401,8 @@ def _check_contract(foundation: PreTrainedModel) -> None:
         raise ValueError(f"{name} is custom code (module {type(foundation).__module__}). {remedy}")
     if "mm_encoder_outputs" not in inspect.signature(foundation.forward).parameters:
         raise ValueError(f"{name}.forward does not take `mm_encoder_outputs`. {remedy}")
+    if "pixel_values" in inspect.signature(foundation.generate).parameters:
+        raise ValueError(f"{name}.generate encodes the pixels itself and takes no `mm_encoder_outputs`. {remedy}")
     if not hasattr(foundation.base_model, "get_image_features"):
         raise ValueError(f"{type(foundation.base_model).__name__} has no `get_image_features`. {remedy}")
 

@@ -1,5 +1,6 @@
 """The README's commands and snippets run as they stand, in its order, in a copy of the repository."""
 
+import itertools
 import os
 import re
 import shutil
@@ -14,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(*languages: str) -> list[tuple[str, str]]:
+    return re.findall(rf"```({'|'.join(languages)})\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +30,27 @@ def clone(tmp_path_factory):
 
 
 def test_every_command_and_snippet_runs(clone):
-    make, *commands = blocks("bash")
+    (_, make), *rest = blocks("bash", "python")
     assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]  # run by CI
+    script = []
+    for language, group in itertools.groupby(rest, key=lambda block: block[0]):
+        text = "".join(block for _, block in group)  # snippets go on with each other's variables
+        script.append(f"python - <<'SNIPPETS'\n{text}SNIPPETS\n" if language == "python" else text)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    script = "\n".join([*commands, "python - <<'SNIPPETS'", *blocks("python"), "SNIPPETS"])
     result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
+        ["bash", "-euo", "pipefail", "-c", "".join(script)],
         cwd=clone, env=os.environ | {"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    assert (clone / "results" / "comparison.png").stat().st_size > 10_000
+    for picture in ("results/comparison.png", "explanation.png"):
+        assert (clone / picture).stat().st_size > 10_000
 
 
 def test_the_tree_names_what_there_is():
-    tree = blocks("text")[-1]
+    tree = blocks("text")[-1][1]
     named = set(re.findall(r"^ {0,2}([\w./]+\.\w+|\w+/)", tree, re.MULTILINE))
     for name in named:
-        places = [ROOT / room / name for room in ("", "modeling_emollm", "dataset_scripts")]
+        places = [ROOT / room / name for room in ("", "modeling_emollm", "dataset_scripts", "benchmarks")]
         assert any(place.exists() for place in places), f"the README's tree names {name}, which is not there"
-    rooms = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")} - {".ci/"}
+    rooms = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}
     assert rooms <= named, f"not in the README's tree: {sorted(rooms - named)}"

@@ -46,6 +46,7 @@ class Family:
         image_inputs (`Callable`): the numbers of the images of each row, e.g. `[[0], [], [1, 2]]`, to the tensors of
             pixels. What an image shows and how large it is follows from its number alone.
         video_tokens, video_inputs (`Callable`, *optional*): the same for videos of several frames.
+        video_frames (`Callable`, *optional*): the number of a video to its number of frames, 3 and 2 by turns.
         text_inputs (`Callable`, *optional*): `input_ids` to further tensors of their shape, or to others than the
             usual `mm_token_type_ids`.
     """
@@ -56,6 +57,7 @@ class Family:
     video_tokens: Callable[[int], list[int]] | None = None
     video_inputs: Callable[[list[list[int]]], dict[str, torch.Tensor]] | None = None
     text_inputs: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = None
+    video_frames: Callable[[int], int] = lambda i: 3 - i % 2
 
     def batch(self, rows: list[list[int]], *, side: str = "left", modality: str = "image") -> dict[str, torch.Tensor]:
         """Inputs of a batch, as the family's processor makes them, padded on the given side."""

@@ -82,9 +82,7 @@ def gemma3n() -> Family:
             "num_kv_shared_layers": 0, "altup_num_inputs": 2, "activation_sparsity_pattern": [0.5, 0.0],
         },
         # Its own eye, MobileNet-V5, has no smaller size than 300 million parameters.
-        vision_config={
-            "architecture": "test_convnext", "hidden_size": 64, "vocab_size": 4, "vocab_offset": words,
-        },
+        vision_config={"architecture": "test_convnext", "hidden_size": 64, "vocab_size": 4, "vocab_offset": words},
         audio_config={
             "vocab_size": 4, "vocab_offset": words + 4, "hidden_size": 16, "conf_num_attention_heads": 2,
             "conf_num_hidden_layers": 1, "sscp_conv_channel_size": [4, 4], "input_feat_size": 16,
@@ -234,8 +232,7 @@ def emu3() -> Family:
 
 
 def deepseek_ocr(model_type: str, tokens: tuple[int, int], **encoder) -> Family:
-    """A small view of a whole page and, of some pages, two tiles; so many visual tokens for a page without and with.
-    Experts of different weights, so that it matters which ones a token chooses."""
+    """A small view of a whole page and, of some pages, two tiles; `tokens` visual ones for a page without and with."""
     config = {
         **TEXT, "num_key_value_heads": 4, "max_position_embeddings": 2048, "n_routed_experts": 4,
         "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 16,

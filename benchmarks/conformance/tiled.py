@@ -17,10 +17,13 @@ SIZES = [(8, 16), (16, 16), (16, 8)]
 ANYRES = [((16, 32), 3, (4, 8)), ((32, 8), 3, (8, 2)), ((32, 32), 5, (8, 8))]
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
 FRAMES = 3
-TILE = [IMAGE] * 4  # placeholders of a tile
+TILE = [IMAGE] * 16  # placeholders of a tile, where 2 x 2 patches become one
 SEPARATORS = (94, 95, 96, 97)  # what may stand between tiles
+EYE = {**VISION, "image_size": 32}  # sees a tile of 8 x 8 patches
 SIGLIP = {**VISION, "vision_use_head": False}
 PIXTRAL = {**VISION, "head_dim": 8}
+# The usual 0.02 suits thousands of channels; with 32, little is left of a picture behind some connectors.
+WIDE = {"initializer_range": 0.1}
 CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
 
 
@@ -36,7 +39,7 @@ def cuts(i: int) -> int:
 
 def tiles(i: int) -> torch.Tensor:
     """The tiles of an image and the thumbnail, `(tiles, 3, H, W)`."""
-    return pixels(i, cuts(i) + 1, 3, 16, 16)
+    return pixels(i, cuts(i) + 1, 3, 32, 32)
 
 
 def padded(i: int) -> torch.Tensor:
@@ -52,7 +55,8 @@ def tiled(rows: list[list[int]]) -> dict[str, torch.Tensor]:
 
 def nested(rows: list[list[int]], image: Callable[[int], torch.Tensor] = tiles) -> dict[str, torch.Tensor]:
     """Layout of Idefics: `(rows, tiles, 3, H, W)`, zeros where a row has fewer tiles, and a mask of the pixels."""
-    samples = [torch.cat([torch.zeros(0, 3, 16, 16), *map(image, row)]) for row in rows]
+    empty = image(0)[:0]
+    samples = [torch.cat([empty, *map(image, row)]) for row in rows]
     values = pad_sequence(samples, batch_first=True)
     return {"pixel_values": values, "pixel_attention_mask": (values != 0).any(2)}
 
@@ -76,9 +80,9 @@ def anyres(rows: list[list[int]]) -> dict[str, torch.Tensor]:
     }
 
 
-def clips(rows: list[list[int]], name: str = "pixel_values_videos") -> dict[str, torch.Tensor]:
+def clips(rows: list[list[int]]) -> dict[str, torch.Tensor]:
     """Layout of LLaVA-NeXT-Video: `(videos, frames, 3, H, W)`."""
-    return {name: torch.stack([pixels(i, FRAMES, 3, 16, 16) for row in rows for i in row])}
+    return {"pixel_values_videos": torch.stack([pixels(i, FRAMES, 3, 16, 16) for row in rows for i in row])}
 
 
 def anyres_tokens(i: int) -> list[int]:
@@ -124,7 +128,7 @@ def llava_onevision() -> Family:
 
 
 def internvl(model_type: str = "internvl") -> Family:
-    model = build(model_type, text_config=TEXT, vision_config=VISION, image_token_id=IMAGE)
+    model = build(model_type, text_config=TEXT, vision_config=EYE, image_token_id=IMAGE)
     return Family(model, lambda i: [START, *TILE * len(tiles(i)), END], tiled)
 
 
@@ -133,7 +137,7 @@ def qianfan_ocr() -> Family:
 
 
 def idefics3(model_type: str = "idefics3") -> Family:
-    model = build(model_type, text_config=TEXT, vision_config=VISION, image_token_id=IMAGE, pad_token_id=PAD)
+    model = build(model_type, text_config=TEXT, vision_config=EYE, image_token_id=IMAGE, pad_token_id=PAD)
     return Family(model, split_tokens, nested)
 
 
@@ -143,13 +147,14 @@ def smolvlm() -> Family:
 
 def idefics2() -> Family:
     resampler = {
-        "hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 4,
-        "resampler_head_dim": 8, "num_key_value_heads": 2,
+        "hidden_size": 32, "resampler_n_latents": 9, "resampler_depth": 1, "resampler_n_heads": 4,
+        "resampler_head_dim": 8, "num_key_value_heads": 2, **WIDE,
     }  # fmt: skip
-    model = build("idefics2", text_config=TEXT, vision_config=VISION, perceiver_config=resampler, image_token_id=IMAGE)
+    vision = {**VISION, **WIDE}
+    model = build("idefics2", text_config=TEXT, vision_config=vision, perceiver_config=resampler, image_token_id=IMAGE)
     # transformers fills these with ones, for weights to be loaded over: all visual tokens of an image would be equal.
     model.model.connector.perceiver_resampler.latents.data.normal_()
-    return Family(model, fixed(4, before=(START,), after=(START,)), lambda rows: nested(rows, padded))
+    return Family(model, fixed(9, before=(START,), after=(START,)), lambda rows: nested(rows, padded))
 
 
 def mistral3() -> Family:
@@ -173,29 +178,32 @@ def lighton_ocr() -> Family:
 
 
 def aya_vision() -> Family:
-    model = build("aya_vision", text_config=TEXT, vision_config=SIGLIP, image_token_id=IMAGE)
+    model = build("aya_vision", text_config=TEXT, vision_config={**SIGLIP, **EYE}, image_token_id=IMAGE)
     place, thumbnail, *_ = SEPARATORS
     return Family(model, lambda i: [START, *[place, *TILE] * cuts(i), thumbnail, *TILE, END], tiled)
 
 
 def cohere2_vision() -> Family:
     fields = {"alignment_intermediate_size": 32, "image_token_id": IMAGE}
-    model = build("cohere2_vision", text_config=TEXT, vision_config=SIGLIP, **fields)
+    model = build("cohere2_vision", text_config=TEXT, vision_config={**SIGLIP, **EYE}, **fields)
     return Family(model, lambda i: [START, *[*TILE, SEPARATORS[0]] * len(tiles(i)), END], tiled)
 
 
 def perception_lm() -> Family:
     # Its Perception Encoder comes from timm, which need not be installed; CLIP's stands in for it.
     vision = {"model_type": "clip_vision_model", **VISION, "model_args": {"embed_dim": 32}}
-    model = build("perception_lm", text_config=TEXT, vision_config=vision, projector_pooling_ratio=2, **free_size.PAIR)
-    # (images, tiles, 3, H, W), as many tiles for every image of a batch
-    return Family(model, fixed(FRAMES * 4), lambda rows: clips(rows, "pixel_values"), fixed(FRAMES * 4, VIDEO), clips)
+    model = build("perception_lm", text_config=TEXT, vision_config=vision, **free_size.PAIR)
+
+    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": clips(rows)["pixel_values_videos"]}  # as many tiles for every image of a batch
+
+    return Family(model, fixed(FRAMES * 16), inputs, fixed(FRAMES * 16, VIDEO), clips)
 
 
 def ovis2() -> Family:
     row_end, column_end, thumbnail_end, _ = SEPARATORS
     model = build(
-        "ovis2", text_config=TEXT, vision_config={**VISION, "vocab_size": 37, "hidden_stride": 2},
+        "ovis2", text_config=TEXT, vision_config={**EYE, "vocab_size": 37, "hidden_stride": 2},
         vocab_size=VOCABULARY, hidden_size=32, image_token_id=IMAGE,
         visual_indicator_token_ids=[START, END, row_end, column_end, thumbnail_end],
     )  # fmt: skip
@@ -219,7 +227,7 @@ def lfm2_vl() -> Family:
 
     def tokens(i: int) -> list[int]:
         height, width = thumbnails[i % len(thumbnails)]
-        lines = [*[place, *TILE] * cuts(i), behind] if cuts(i) else []
+        lines = [*[place, *[IMAGE] * 4] * cuts(i), behind] if cuts(i) else []
         return [START, *lines, *[IMAGE] * (height * width // 4), END]
 
     def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
@@ -235,8 +243,8 @@ def lfm2_vl() -> Family:
 
 def lfm3_vl() -> Family:
     model = build(
-        "lfm3_vl", text_config={**TEXT, **CONVOLUTION}, vision_config={**VISION, **CONVOLUTION, "num_key_value_heads": 4},
-        projector_hidden_size=32, **free_size.SEEN,
+        "lfm3_vl", text_config={**TEXT, **CONVOLUTION}, projector_hidden_size=32, **free_size.SEEN,
+        vision_config={**VISION, **CONVOLUTION, "num_key_value_heads": 4},
     )  # fmt: skip
     return free_size.packed_family(model, free_size.timed(VIDEO))
 
@@ -244,20 +252,21 @@ def lfm3_vl() -> Family:
 def aria() -> Family:
     model = build(
         "aria", text_config={**TEXT, "moe_num_experts": 4}, vision_config={**VISION, "model_type": "idefics3_vision"},
-        image_token_id=IMAGE, projector_patch_to_query_dict={16: 4},
+        image_token_id=IMAGE, projector_patch_to_query_dict={16: 9},
     )  # fmt: skip
 
     def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
         values = torch.cat([padded(i) for row in rows for i in row])
         return {"pixel_values": values, "pixel_mask": (values != 0).any(1)}
 
-    return Family(model, fixed(4), inputs)
+    return Family(model, fixed(9), inputs)
 
 
 def granite_docling() -> Family:
     model = build(
-        "granite_docling", text_config=TEXT, image_token_id=IMAGE, pad_token_id=PAD,
-        vision_config={**VISION, "out_hidden_size": 32, "scale_factor": 2, "deepstack_visual_indexes": [0]},
+        "granite_docling", image_token_id=IMAGE, pad_token_id=PAD,
+        text_config={**TEXT, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0},
+        vision_config={**EYE, "out_hidden_size": 32, "scale_factor": 2, "deepstack_visual_indexes": [0]},
     )  # fmt: skip
     around, place, newline, _ = SEPARATORS
 
@@ -280,12 +289,12 @@ def windows(rows: int, columns: int) -> torch.Tensor:
 def molmo2() -> Family:
     small, line_end, frame_start, frame_end = SEPARATORS
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
-    adapter = {**heads, "vision_feature_layer": [1, 0], "hidden_size": 32, "intermediate_size": 32}
+    adapter = {**heads, **WIDE, "vision_feature_layer": [1, 0], "hidden_size": 32, "intermediate_size": 32}
     model = build(
-        "molmo2", text_config={**TEXT, "additional_vocab_size": 0}, vision_config={**VISION, **heads, "image_size": [16, 16]},
-        adapter_config={**adapter, "text_hidden_size": 32}, image_token_id=IMAGE, image_start_token_id=START,
-        image_end_token_id=END, low_res_image_start_token_id=small, frame_start_token_id=frame_start,
-        frame_end_token_id=frame_end,
+        "molmo2", vision_config={**VISION, **heads, **WIDE, "image_size": [16, 16]},
+        adapter_config={**adapter, "text_hidden_size": 32}, text_config={**TEXT, "additional_vocab_size": 0},
+        image_token_id=IMAGE, image_start_token_id=START, image_end_token_id=END, low_res_image_start_token_id=small,
+        frame_start_token_id=frame_start, frame_end_token_id=frame_end,
     )  # fmt: skip
 
     def tokens(i: int) -> list[int]:
@@ -309,7 +318,7 @@ def molmo2() -> Family:
         return FRAMES - i % 2
 
     def video_tokens(i: int) -> list[int]:
-        return [token for t in range(frames(i)) for token in (30 + t, frame_start, *TILE, frame_end)]
+        return [token for t in range(frames(i)) for token in (30 + t, frame_start, *[IMAGE] * 4, frame_end)]
 
     def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
         videos = [i for row in rows for i in row]
@@ -331,13 +340,14 @@ def step3p7() -> Family:
         "moe_intermediate_size": 16, "share_expert_dim": 16, "layer_types": ["sliding_attention", "full_attention"],
         "sliding_window": 16,
     }  # fmt: skip
-    model = build("step3p7", text_config=text, vision_config={**VISION, "mlp_ratio": 1.0}, image_token_id=IMAGE)
+    vision = {**VISION, "image_size": 32, "mlp_ratio": 1.0}
+    model = build("step3p7", text_config=text, vision_config=vision, image_token_id=IMAGE)
     place, place_end, newline, _ = SEPARATORS
 
     def tokens(i: int) -> list[int]:
         rows, columns = grid(i)
         lines = [*[place, IMAGE, place_end] * columns, newline] * rows if cuts(i) else []
-        return [*lines, START, *TILE, END]
+        return [*lines, START, *[IMAGE] * 4, END]
 
     def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
         images = [i for row in rows for i in row]
@@ -345,8 +355,8 @@ def step3p7() -> Family:
             "pixel_values": torch.stack([pixels(i, 3, 32, 32) for i in images]),
             "num_local_patches": torch.tensor([cuts(i) for i in images]),
         }
-        cut = torch.cat([tiles(i)[: cuts(i)] for i in images])
-        return layout | ({"pixel_values_local": cut} if len(cut) else {})
+        local = torch.cat([pixels(i, cuts(i), 3, 16, 16) for i in images])
+        return layout | ({"pixel_values_local": local} if len(local) else {})
 
     return Family(model, tokens, inputs)
 
@@ -375,7 +385,7 @@ def nemotron_h_omni() -> Family:
         return 4 - 2 * (i % 2)  # a visual token sees two
 
     def video_tokens(i: int) -> list[int]:  # its processor marks videos like images
-        return [token for t in range(frames(i) // 2) for token in (30 + t, START, *TILE, END)]
+        return [token for t in range(frames(i) // 2) for token in (30 + t, START, *[IMAGE] * 4, END)]
 
     def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
         return {"pixel_values_videos": torch.cat([pixels(i, frames(i), 3, 16, 16) for row in rows for i in row])}
