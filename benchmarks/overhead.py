@@ -4,8 +4,8 @@ step, and peak memory of the step. On a GPU where there is one, else on the CPU.
 
 python -m benchmarks.overhead
 
-The foundation is a LLaVA of random weights with LLaVA-1.5's proportions: an eye of about a twentieth of the parameters,
-which is frozen, and a language model, which is trained together with MVP.
+The foundation is a LLaVA of random weights with LLaVA-1.5's proportions: an eye of about a twentieth of the
+parameters, which is frozen, and a language model, which is trained together with MVP.
 """
 
 import argparse

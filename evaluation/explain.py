@@ -380,7 +380,7 @@ def make_figure(
 def main(args: argparse.Namespace) -> None:
     if args.output.suffix != ".png":
         raise ValueError(f"--output {args.output} must be a .png file.")
-    if not all(args.labels) or len(set(args.labels)) < len(args.labels):
+    if not all(map(str.strip, args.labels)) or len(set(args.labels)) < len(args.labels):
         raise ValueError(f"--labels {args.labels} has an empty or a double one; leave it out.")
     pictures = [read_picture(path) for path in args.image]
     try:

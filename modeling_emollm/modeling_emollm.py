@@ -11,7 +11,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationMixin, PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -103,95 +109,101 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             The foundation's inputs with `mm_encoder_outputs` instead of pixels, and what MVP looked at, by modality.
 
         Raises:
-            `ValueError`: if placeholders and features differ in number, pixels come without `input_ids`, or an image
-                has no square grid of features to make compact.
+            `ValueError`: if placeholders and visual tokens differ in number, pixels come without a text, or an image
+                has no square grid of visual tokens to make compact.
         """
         inputs = dict(inputs)
         outputs, perspectives = {}, {}
         for modality, names in self._encoder_inputs.items():
-            pixels = inputs.get(names[0])
-            if pixels is not None:
+            if inputs.get(names[0]) is not None:
                 given = {name: inputs[name] for name in names if inputs.get(name) is not None}
                 encoded = getattr(self.foundation.base_model, f"get_{modality}_features")(**given, return_dict=True)
                 if encoded.pooler_output is None:
                     name = type(self.foundation).__name__
                     raise ValueError(f"get_{modality}_features of {name} gives no `pooler_output` to refine.")
-                is_placeholder = self._find_placeholders(modality, input_ids, inputs.get("inputs_embeds"))
-                parts = self._count_parts(modality, encoded.pooler_output, inputs, pixels)
-                outputs[modality], perspectives[modality] = self._refine(modality, encoded, parts, is_placeholder)
+                placeholders = self._find_placeholders(modality, input_ids, inputs)
+                lengths, parts = self._find_images(modality, encoded.pooler_output, inputs, placeholders)
+                outputs[modality], perspectives[modality] = self._refine(encoded, placeholders, lengths, parts, inputs)
             inputs.pop(names[0], None)
         if outputs:
             inputs["mm_encoder_outputs"] = outputs
         return inputs, perspectives
 
-    def _count_parts(self, modality: str, features, inputs: dict, pixels: torch.Tensor) -> torch.Tensor:
-        """How many images each entry of `features` holds: the frames of a video, or, with Idefics3 and its kin, all
-        images of a sample, which say how long an image is."""
-        if modality == "image":
-            length = getattr(self.foundation.base_model, "image_seq_len", None)
-            return torch.tensor([1 if length is None else len(entry) // length for entry in features])
-        grids = [inputs[name] for name in self._encoder_inputs[modality] if "grid" in name]  # frames, height, width
-        if grids:
-            frames = grids[0][:, 0].cpu()
-        elif "num_frames_per_video" in inputs:
-            frames = inputs["num_frames_per_video"].cpu()
-        else:  # (videos, frames, C, H, W), encoded video by video or frame by frame; or always by frame
-            number = pixels.shape[0] * pixels.shape[1] // len(features) if pixels.ndim == 5 else 1
-            frames = torch.full((len(features),), number)
-        return frames.clamp(max=min(len(entry) for entry in features))
-
-    def _find_placeholders(self, modality: str, input_ids, inputs_embeds) -> torch.Tensor:
+    def _find_placeholders(self, modality: str, input_ids: torch.Tensor | None, inputs: dict) -> torch.Tensor:
         """Where visual tokens belong, `(B, T)`, which tells whose image is whose."""
         token_id = getattr(self.config, f"{modality}_token_id")
-        if input_ids is not None:
-            return input_ids == token_id
-        if inputs_embeds is None:
-            raise ValueError("EmoLLM needs input_ids or inputs_embeds beside pixels.")
-        # As the foundations do it: a placeholder is known by its embedding.
-        embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
-        return (inputs_embeds == embedding).all(-1)
+        if input_ids is None:
+            if inputs.get("inputs_embeds") is None:
+                raise ValueError("EmoLLM needs input_ids or inputs_embeds beside pixels.")
+            # As the foundations do it: a placeholder is known by its embedding.
+            embeds = inputs["inputs_embeds"]
+            return (embeds == self.get_input_embeddings()(torch.tensor(token_id, device=embeds.device))).all(-1)
+        placeholders = input_ids == token_id
+        types = inputs.get("mm_token_type_ids")
+        if modality == "video" and types is not None and not placeholders.any():
+            # Frames of GLM-V's videos have the placeholders of images; only the types of tokens tell them apart.
+            placeholders = (input_ids == self.config.image_token_id) & (types == 2)
+        return placeholders
 
-    def _refine(
-        self, modality: str, encoded: ModelOutput, parts: torch.Tensor, is_placeholder: torch.Tensor
-    ) -> tuple[ModelOutput, dict]:
-        features = encoded.pooler_output
+    def _find_images(
+        self, modality: str, features, inputs: dict, placeholders: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The number of visual tokens of each image `(I,)`, and of images in each entry of `features` `(E,)`: the frames
+        of a video, or, with Idefics3 and its kin, all images of a sample.
+        """
         entries = torch.tensor([len(entry) for entry in features])
-        # An image's share of its entry; what does not divide evenly, such as a closing newline, goes to the last one.
-        # The entry of a row without images, which some families have, holds none.
+        pixels = inputs[self._encoder_inputs[modality][0]]
+        grids = [inputs[name] for name in self._encoder_inputs[modality] if "grid" in name]  # frames, height, width
+        image_length = getattr(self.foundation.base_model, "image_seq_len", None)
+        if modality == "image":
+            if entries.max() == 1:
+                # Patches that do not tell which image they are of, as with Inkling: each run of placeholders is one.
+                rows = nn.functional.pad(placeholders, (1, 0)).flatten().cpu()
+                values, runs = rows.unique_consecutive(return_counts=True)
+                return runs[values], torch.ones_like(entries)
+            parts = torch.ones_like(entries) if image_length is None else entries // image_length
+        elif grids:
+            vision_config = getattr(self.foundation.config, "vision_config", None)  # ERNIE merges moments
+            parts = grids[0][:, 0].cpu() // getattr(vision_config, "temporal_merge_size", 1)
+        elif "num_frames_per_video" in inputs:
+            parts = inputs["num_frames_per_video"].cpu()
+        else:  # (videos, frames, C, H, W), encoded video by video or frame by frame; or always by frame
+            frames = pixels.shape[0] * pixels.shape[1] // len(features) if pixels.ndim == 5 else 1
+            parts = torch.full_like(entries, frames)
+        parts = parts.minimum(entries)  # the entry of a sample without images, which some families have, is empty
+        # What does not divide evenly, such as a closing newline, goes to the last image.
         some = parts.clamp(min=1)
         lengths = (entries // some).repeat_interleave(parts)
-        lengths.index_add_(0, (parts.cumsum(0) - 1).clamp(min=0), entries % some)
-        number = self.config.visual_tokens_per_image
-        if number is None:
-            given = lengths
-        else:
-            given, entries = torch.full_like(lengths, number), parts * number
-            if getattr(encoded, "deepstack_features", None) is not None:
-                raise ValueError(
-                    f"visual_tokens_per_image={number} leaves later layers of {type(self.foundation).__name__}, which "
-                    "take visual features of their own (DeepStack), with too many. Upgrade it without."
-                )
-            found = sorted(set(lengths.tolist()))
-            if len(found) > 1 or math.isqrt(found[0]) ** 2 != found[0] or found[0] < number:
-                raise ValueError(
-                    f"visual_tokens_per_image={number} needs a square grid of no fewer visual tokens for every image, "
-                    f"but {type(self.foundation).__name__} gave {found}. Upgrade it without."
-                )
-        placeholders = is_placeholder.sum(-1)
+        return lengths.index_add(0, (parts.cumsum(0) - 1).clamp(min=0), entries % some), parts
+
+    def _refine(
+        self,
+        encoded: ModelOutput,
+        placeholders: torch.Tensor,
+        lengths: torch.Tensor,
+        parts: torch.Tensor,
+        inputs: dict,
+    ) -> tuple[ModelOutput, dict]:
+        features = encoded.pooler_output
+        number, entries = self.config.visual_tokens_per_image, [len(entry) for entry in features]
+        given = lengths  # to the language model
+        if number is not None:
+            self._check_grid(encoded, lengths)
+            given, entries = torch.full_like(lengths, number), (parts * number).tolist()
+        elif inputs.get("video_compression_mask") is not None:
+            # What the foundation drops behind MVP has no placeholders.
+            kept = inputs["video_compression_mask"].cpu().split(lengths.tolist())
+            given = torch.stack([part.sum() for part in kept])
         if given.sum() != placeholders.sum():
             raise ValueError(
-                f"{placeholders.sum()} {modality} placeholders in input_ids, but {given.sum()} {modality} features; "
+                f"{placeholders.sum()} placeholders for visual tokens in input_ids, but {given.sum()} visual tokens; "
                 "make both with the same processor and do not truncate."
             )
-        if number is None and entries.max() == 1:
-            # Patches that do not tell which image they are of, as with Inkling: each run of placeholders is one.
-            padded = torch.nn.functional.pad(is_placeholder, (1, 0))
-            runs, sizes = padded.flatten().cpu().unique_consecutive(return_counts=True)
-            given = lengths = sizes[runs]
         flat = features.flatten(0, 1) if isinstance(features, torch.Tensor) else torch.cat(tuple(features))
         gates = self.multi_perspective_projection.gates
         device = flat.device if gates.is_meta else gates.device  # offloaded weights come to their input by themselves
-        sample = torch.searchsorted(placeholders.cumsum(0).to(device), given.cumsum(0).to(device))
+        sample = torch.searchsorted(placeholders.sum(-1).cumsum(0).to(device), given.cumsum(0).to(device))
         position = torch.arange(len(sample), device=device) - torch.searchsorted(sample, sample)
         valid = torch.arange(lengths.max()) < lengths[:, None]
         index = valid.flatten().nonzero().squeeze(-1)  # on the CPU, where it need not be waited for
@@ -200,10 +212,24 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         )
         # A copy, because the foundation's generate repeats the features of this very object for its beams.
         encoded = copy.copy(encoded)
-        refined = refined.to(flat.device).split(entries.tolist())  # as the foundation grouped them
+        refined = refined.to(flat.device).split(entries)  # as the foundation grouped them
         stacked = isinstance(features, torch.Tensor)
         encoded.pooler_output = torch.stack(refined) if stacked else type(features)(refined)
         return encoded, seen | {"lengths": lengths.to(device), "sample": sample, "position": position}
+
+    def _check_grid(self, encoded: ModelOutput, lengths: torch.Tensor) -> None:
+        number, name = self.config.visual_tokens_per_image, type(self.foundation).__name__
+        if getattr(encoded, "deepstack_features", None) is not None:
+            raise ValueError(
+                f"visual_tokens_per_image={number} does not fit {name}, whose later layers take visual features of "
+                "their own (DeepStack). Upgrade it without."
+            )
+        found = sorted(set(lengths.tolist()))
+        if len(found) > 1 or math.isqrt(found[0]) ** 2 != found[0] or found[0] < number:
+            raise ValueError(
+                f"visual_tokens_per_image={number} needs a square grid of no fewer visual tokens for every image, "
+                f"but {name} gave {found}. Upgrade it without."
+            )
 
     def forward(
         self,
@@ -369,7 +395,12 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
 
 
 def _check_loaded(name: str, info: dict, kinds: tuple[str, ...]) -> None:
-    wrong = [f"{kind.partition('_')[0]}: {sorted(info[kind])}" for kind in kinds if info[kind]]
+    wrong = []
+    for kind in kinds:
+        keys = sorted(map(str, info[kind]))
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            wrong.append(f"{kind.partition('_')[0]}: {', '.join(keys[:3])}{more}")
     if wrong:
         raise ValueError(f"The weights of {name} do not fit its config; {'; '.join(wrong)}. Save or download it anew.")
 
@@ -380,7 +411,8 @@ def _hand_over_loading(
     """How the foundation was loaded becomes how the whole was: saving, loading and training look there."""
     if places := getattr(foundation, "hf_device_map", None):
         model.hf_device_map = {f"model.foundation.{name}".rstrip("."): place for name, place in places.items()}
-        model.hf_device_map["model.multi_perspective_projection"] = str(device)
+        place = device.type if device.index is None else device.index  # as accelerate names them
+        model.hf_device_map["model.multi_perspective_projection"] = place
     quantizer = getattr(foundation, "hf_quantizer", None)
     if quantizer is not None:
         quantization = copy.deepcopy(quantizer.quantization_config)
@@ -399,6 +431,8 @@ def _check_contract(foundation: PreTrainedModel) -> None:
     remedy = "Use a vision-language model of transformers itself whose `forward` takes `mm_encoder_outputs`."
     if type(foundation).__module__.split(".")[0] != "transformers":
         raise ValueError(f"{name} is custom code (module {type(foundation).__module__}). {remedy}")
+    if type(foundation.config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ValueError(f"{name} can't be loaded by `AutoModelForImageTextToText`. {remedy}")
     if "mm_encoder_outputs" not in inspect.signature(foundation.forward).parameters:
         raise ValueError(f"{name}.forward does not take `mm_encoder_outputs`. {remedy}")
     if "pixel_values" in inspect.signature(foundation.generate).parameters:

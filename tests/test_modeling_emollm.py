@@ -307,9 +307,7 @@ def test_compact_mode_hands_over_fewer_visual_tokens(tiny_foundations, tmp_path,
     torch.testing.assert_close(torch.cat(list(encoded["mm_encoder_outputs"]["image"].pooler_output)), blocks)
     assert seen["image"]["lengths"].tolist() == [placeholders] * 3  # the perspectives see all of it
     assert not torch.equal(open_gates(model)(**compact).logits, model.foundation(**encoded).logits)
-    with pytest.raises(
-        ValueError, match=f"{3 * placeholders} image placeholders in input_ids, but {3 * number} image"
-    ):
+    with pytest.raises(ValueError, match=f"{3 * placeholders} placeholders .* but {3 * number} visual tokens"):
         model(**full)
 
 
@@ -361,5 +359,5 @@ def test_placeholders_and_features_must_agree(llava):
     model, processor = llava
     inputs = batch(processor, 1)
     inputs["input_ids"][inputs["input_ids"] == model.config.image_token_id] = 5
-    with pytest.raises(ValueError, match="0 image placeholders in input_ids, but 16 image features"):
+    with pytest.raises(ValueError, match="0 placeholders for visual tokens in input_ids, but 16 visual tokens"):
         model(**inputs)

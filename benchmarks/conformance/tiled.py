@@ -116,7 +116,7 @@ def llava_next_video() -> Family:
     model = build(
         "llava_next_video", text_config=TEXT, vision_config=VISION, image_grid_pinpoints=PINPOINTS, **free_size.PAIR
     )
-    return Family(model, anyres_tokens, anyres, fixed(FRAMES * 4, VIDEO), clips)
+    return Family(model, anyres_tokens, anyres, fixed(FRAMES * 4, VIDEO), clips, video_frames=lambda i: FRAMES)
 
 
 def llava_onevision() -> Family:
@@ -124,7 +124,7 @@ def llava_onevision() -> Family:
     model = build(
         "llava_onevision", text_config=TEXT, vision_config=SIGLIP, image_grid_pinpoints=PINPOINTS, **free_size.PAIR
     )
-    return Family(model, anyres_tokens, anyres, fixed(FRAMES * 4 + 1, VIDEO), clips)
+    return Family(model, anyres_tokens, anyres, fixed(FRAMES * 4 + 1, VIDEO), clips, video_frames=lambda i: FRAMES)
 
 
 def internvl(model_type: str = "internvl") -> Family:

@@ -1,0 +1,56 @@
+"""Every family of foundation models that EmoLLM upgrades, on a tiny model of each, and the table in the README.
+
+What is checked stands in benchmarks/conformance/checks.py. The README's table is made anew with
+`python -m benchmarks.conformance --write README.md`.
+"""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from benchmarks.conformance.__main__ import BEGIN, COLUMNS, END, FAMILIES, KNOWN_FAILURES, REFUSED, render, render_row
+from benchmarks.conformance.checks import make_family, reload_all, run_checks
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+TABLE = README.partition(BEGIN)[2].partition(END)[0]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory) -> dict[str, dict[str, str]]:
+    """Of the families that were chosen on the command line, all of them by default, with one interpreter to reload."""
+    folder = tmp_path_factory.mktemp("families")
+    names = {item.callspec.params["name"] for item in request.session.items if "outcomes" in item.fixturenames}
+    found = {name: run_checks(make_family(FAMILIES[name]), folder / name) for name in sorted(names)}
+    for name, outcome in reload_all(folder).items():
+        found[name]["reload"] = outcome
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_conforms(name, outcomes):
+    failures = {column: text for column, text in outcomes[name].items() if text.startswith("failed")}
+    known = {check for family, check in KNOWN_FAILURES if family == name}
+    assert {column: text for column, text in failures.items() if column not in known} == {}
+    assert known <= set(failures), "no longer fails: take it out of KNOWN_FAILURES"
+    assert render_row(name, outcomes[name]) in TABLE, "python -m benchmarks.conformance --write README.md"
+
+
+def test_the_readmes_table_is_the_generated_one():
+    rows = [line for line in TABLE.splitlines() if line.startswith("| ") and line.split(" | ")[0][2:] in FAMILIES]
+    assert [row.split(" | ")[0][2:] for row in rows] == list(FAMILIES)
+    assert render(rows) == TABLE
+    assert len(FAMILIES) >= 25 and "reload" in COLUMNS
+
+
+def test_no_family_of_transformers_is_forgotten():
+    offered = {
+        model_type
+        for model_type, name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()
+        if "mm_encoder_outputs" in inspect.signature(getattr(transformers, name).forward).parameters
+    }
+    assert offered - set(FAMILIES) - set(REFUSED) == set()
+    assert not set(FAMILIES) & set(REFUSED)
