@@ -220,7 +220,7 @@ class MultiPerspectiveVisualProjection(GradientCheckpointingLayer):
 
 def _pool(features: torch.Tensor, number: int) -> torch.Tensor:
     """`(I, N, H)` on a square grid to `(I, number, H)`, averages on a coarser square grid."""
-    side = math.isqrt(features.shape[1])
+    side = round(features.shape[1] ** 0.5)  # math.isqrt would break the graph of torch.compile
     grid = features.transpose(1, 2).unflatten(-1, (side, side))
     return F.adaptive_avg_pool2d(grid, math.isqrt(number)).flatten(2).transpose(1, 2)
 
