@@ -12,17 +12,8 @@ from PIL import Image
 from transformers import AutoProcessor, BatchFeature
 
 from evaluation import explain
-from evaluation.explain import (
-    SLOTS,
-    find_fonts,
-    find_grid,
-    make_figure,
-    make_ground,
-    model_views,
-    slot_centres,
-    slot_shares,
-    to_tensor,
-)
+from evaluation.explain import find_grid, make_ground, model_views, to_tensor
+from evaluation.explanation_figure import SLOTS, find_fonts, make_figure, slot_centres, slot_shares
 from modeling_emollm import EmoLLMForConditionalGeneration
 from modeling_emollm.compact import compact_processor
 from modeling_emollm.emoprompt import encode_chats
