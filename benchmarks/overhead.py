@@ -11,6 +11,7 @@ parameters, which is frozen, and a language model, which is trained together wit
 import argparse
 import json
 import multiprocessing
+import os
 import re
 import statistics
 import time
@@ -103,6 +104,8 @@ def ratio(slow: Callable[[], None], fast: Callable[[], None], rounds: int, title
 
 def peak_of_step(args: argparse.Namespace, images: int, mvp: bool) -> int:
     """Bytes at the peak of two training steps, above those before the model exists; in a process of its own."""
+    # Freed tensors go back to the system at once; else how much of them lingers differs by a tenth from run to run.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure_peak, (args, images, mvp))
 
