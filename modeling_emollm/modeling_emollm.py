@@ -369,7 +369,8 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
             pixel_values (`torch.Tensor`, *optional*): as the foundation's processor makes them.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*): tokens to predict, -100 where none.
             output_perspectives (`bool`, *optional*): adds `perspectives`, by modality what
-                [`MultiPerspectiveVisualProjection`] looked at, with `lengths` and `sample` of the images.
+                [`MultiPerspectiveVisualProjection`] looked at, with `lengths`, `sample` and `position` of the images
+                or frames.
 
         Returns:
             The foundation's own output, `logits` of shape `(B, T, vocab_size)`.
@@ -384,7 +385,10 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, **kwargs):
-        """The foundation's own `generate` over refined features, which are computed once."""
+        """
+        The foundation's own `generate` over refined features, which are computed once. In a conversation that goes on
+        from its `past_key_values`, the temporal perspective compares the new turn's images alone.
+        """
         input_ids = kwargs.pop("input_ids", inputs)
         cache = kwargs.get("past_key_values")
         # In a conversation that goes on, pictures that the cache has seen do not come again.

@@ -351,11 +351,12 @@ def test_activation_checkpointing(emollm, inputs, trainable):
 
 
 @torch.no_grad()
-def test_mvp_compiles_whole_and_once(llava):
-    mvp = mvp_of(open_gates(upgrade(llava)))
+@pytest.mark.parametrize(("compact", "batches"), [(None, ([3, 9], [5, 5, 12])), (4, ([16, 16], [16, 16, 16]))])
+def test_mvp_compiles_whole_and_once(llava, compact, batches):
+    mvp = mvp_of(open_gates(upgrade(llava, visual_tokens_per_image=compact)))
     # Without a graph break; a backend that compiles for real takes longer than all other tests together.
     compiled = torch.compile(mvp, fullgraph=True, dynamic=True, backend="eager")
-    for lengths, stance in (([3, 9], "default"), ([5, 5, 12], "fail_on_recompile")):
+    for lengths, stance in zip(batches, ("default", "fail_on_recompile"), strict=True):
         valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         index, images = valid.flatten().nonzero().squeeze(-1), torch.arange(len(lengths))
         given = torch.randn(sum(lengths), 32), index, valid, images // 2, images % 2
