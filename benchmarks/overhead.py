@@ -54,6 +54,7 @@ def build(args: argparse.Namespace, tokens_per_side: int, compact: int | None = 
             image_token_index=IMAGE,
         )
     ).to(DEVICE, DTYPE)
+    model.eval()  # as an upgrade is
     model.model.vision_tower.requires_grad_(False)
     if not mvp:
         return model
@@ -97,8 +98,11 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def ratio(slow: Callable[[], None], fast: Callable[[], None], rounds: int, title: str) -> float:
-    """Median over the rounds of the first time over the second; the first round warms up."""
-    ratios = [seconds(slow) / seconds(fast) for _ in tqdm(range(rounds + 1), desc=title)]
+    """Median over the rounds of the first time over the second, who begin by turns; the first round warms up."""
+    ratios = []
+    for i in tqdm(range(rounds + 1), desc=title):
+        times = {work: seconds(work) for work in ((slow, fast), (fast, slow))[i % 2]}
+        ratios.append(times[slow] / times[fast])
     return round(statistics.median(ratios[1:]), 3)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from transformers import ProcessorMixin
 
+from .configuration_emollm import EmoLLMConfig
+
 
 # Processors that keep the number of placeholders of an image (or of a tile) where it can be set, and whose foundations
 # have that many visual tokens on a square grid. LLaVA's knows a patch size instead, which it only counts with.
@@ -38,17 +40,18 @@ def compact_processor(processor: ProcessorMixin, visual_tokens_per_image: int) -
             f"{kind} can't be told to write {visual_tokens_per_image} placeholders an image; leave out "
             f"visual_tokens_per_image, or use a foundation with one of {', '.join(SAVED_NUMBERS)}."
         )
+    EmoLLMConfig(visual_tokens_per_image=visual_tokens_per_image)  # which refuses what is no square
     value = visual_tokens_per_image
     if kind == "LlavaProcessor":
         # What does not divide the picture's side evenly is rounded down by the processor.
         eye = processor.image_processor
-        side = (eye.crop_size if eye.do_center_crop else eye.size)["height"]
-        across = math.isqrt(visual_tokens_per_image)
-        value = side // across
-        if value == 0 or side // value != across:
+        size = eye.crop_size if eye.do_center_crop else eye.size
+        height, width = (size.get(side) or size["shortest_edge"] for side in ("height", "width"))
+        value = height // math.isqrt(visual_tokens_per_image)
+        if value == 0 or (height // value) * (width // value) != visual_tokens_per_image:
             raise ValueError(
-                f"{kind} can't write {visual_tokens_per_image} placeholders for a picture of {side} pixels a side: "
-                f"no patch size gives {across} in a row. Use another square number."
+                f"{kind} can't write {visual_tokens_per_image} placeholders for a picture of {height} x {width} "
+                "pixels: no patch size gives so many. Use another square number."
             )
     # Some processors derive more from the number when they are made, so it is changed where they are made from.
     with tempfile.TemporaryDirectory() as folder:

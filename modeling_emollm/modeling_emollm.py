@@ -15,10 +15,13 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BatchFeature,
     GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ModelOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -28,6 +31,7 @@ from .mvp import MultiPerspectiveVisualProjection, init_mvp_weights
 
 
 MODALITIES = ("image", "video")
+REMEDY = "Use a vision-language model of transformers itself whose `forward` takes `mm_encoder_outputs`."
 
 
 class EmoLLMPreTrainedModel(PreTrainedModel):
@@ -72,7 +76,12 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
 
     def __init__(self, config: EmoLLMConfig, foundation: PreTrainedModel | None = None):
         super().__init__(config)
-        self.foundation = foundation or AutoModelForImageTextToText.from_config(config.foundation_config)
+        if foundation is None:
+            foundation = AutoModelForImageTextToText.from_config(config.foundation_config)
+        else:
+            for module in foundation.modules():
+                module._is_hf_initialized = True  # or post_init draws anew what a user has put into it, e.g. a head
+        self.foundation = foundation
         self.multi_perspective_projection = MultiPerspectiveVisualProjection(config)
         # What each encoder of the foundation takes, the pixels first.
         encoders = {name: getattr(self.foundation.base_model, f"get_{name}_features", None) for name in MODALITIES}
@@ -123,7 +132,9 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
                     raise ValueError(f"get_{modality}_features of {name} gives no `pooler_output` to refine.")
                 placeholders = self._find_placeholders(modality, input_ids, inputs)
                 lengths, parts = self._find_images(modality, encoded.pooler_output, inputs, placeholders)
-                outputs[modality], perspectives[modality] = self._refine(encoded, placeholders, lengths, parts, inputs)
+                # What the foundation drops behind MVP, of videos alone, has no placeholders.
+                kept = inputs.get("video_compression_mask") if modality == "video" else None
+                outputs[modality], perspectives[modality] = self._refine(encoded, placeholders, lengths, parts, kept)
             inputs.pop(names[0], None)
         if outputs:
             inputs["mm_encoder_outputs"] = outputs
@@ -140,10 +151,13 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             return (embeds == self.get_input_embeddings()(torch.tensor(token_id, device=embeds.device))).all(-1)
         placeholders = input_ids == token_id
         types = inputs.get("mm_token_type_ids")
-        if modality == "video" and types is not None and not placeholders.any():
-            # Frames of GLM-V's videos have the placeholders of images; only the types of tokens tell them apart.
-            placeholders = (input_ids == self.config.image_token_id) & (types == 2)
-        return placeholders
+        if types is None:
+            return placeholders
+        # Frames of GLM-V's videos have the placeholders of images; only the types of tokens tell them apart.
+        of_video = types[:, -input_ids.shape[1] :] == 2  # of the whole conversation, of which a cache may hold a part
+        if modality == "image":
+            return placeholders & ~of_video
+        return placeholders if placeholders.any() else (input_ids == self.config.image_token_id) & of_video
 
     def _find_images(
         self, modality: str, features, inputs: dict, placeholders: torch.Tensor
@@ -152,12 +166,12 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         The number of visual tokens of each image `(I,)`, and of images in each entry of `features` `(E,)`: the frames
         of a video, or, with Idefics3 and its kin, all images of a sample.
         """
-        entries = torch.tensor([len(entry) for entry in features])
+        entries = torch.tensor([len(entry) for entry in features], device="cpu")
         pixels = inputs[self._encoder_inputs[modality][0]]
         grids = [inputs[name] for name in self._encoder_inputs[modality] if "grid" in name]  # frames, height, width
         image_length = getattr(self.foundation.base_model, "image_seq_len", None)
         if modality == "image":
-            if entries.max() == 1:
+            if entries.max() == 1 and len(entries) == placeholders.sum():
                 # Patches that do not tell which image they are of, as with Inkling: each run of placeholders is one.
                 rows = nn.functional.pad(placeholders, (1, 0)).flatten().cpu()
                 values, runs = rows.unique_consecutive(return_counts=True)
@@ -183,7 +197,7 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         placeholders: torch.Tensor,
         lengths: torch.Tensor,
         parts: torch.Tensor,
-        inputs: dict,
+        kept: torch.Tensor | None,
     ) -> tuple[ModelOutput, dict]:
         features = encoded.pooler_output
         number, entries = self.config.visual_tokens_per_image, [len(entry) for entry in features]
@@ -191,10 +205,8 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         if number is not None:
             self._check_grid(encoded, lengths)
             given, entries = torch.full_like(lengths, number), (parts * number).tolist()
-        elif inputs.get("video_compression_mask") is not None:
-            # What the foundation drops behind MVP has no placeholders.
-            kept = inputs["video_compression_mask"].cpu().split(lengths.tolist())
-            given = torch.stack([part.sum() for part in kept])
+        elif kept is not None:
+            given = torch.stack([part.sum() for part in kept.cpu().split(lengths.tolist())])
         if given.sum() != placeholders.sum():
             raise ValueError(
                 f"{placeholders.sum()} placeholders for visual tokens in input_ids, but {given.sum()} visual tokens; "
@@ -205,7 +217,7 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         device = flat.device if gates.is_meta else gates.device  # offloaded weights come to their input by themselves
         sample = torch.searchsorted(placeholders.sum(-1).cumsum(0).to(device), given.cumsum(0).to(device))
         position = torch.arange(len(sample), device=device) - torch.searchsorted(sample, sample)
-        valid = torch.arange(lengths.max()) < lengths[:, None]
+        valid = torch.arange(lengths.max(), device="cpu") < lengths[:, None]
         index = valid.flatten().nonzero().squeeze(-1)  # on the CPU, where it need not be waited for
         refined, seen = self.multi_perspective_projection(
             flat.to(device), index.to(device), valid.to(device), sample, position
@@ -265,7 +277,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
     @classmethod
     def from_foundation(
         cls,
-        foundation: str | PreTrainedModel,
+        foundation: str | Path | PreTrainedModel,
         *,
         revision: str | None = None,
         dtype: str | torch.dtype = "auto",
@@ -279,7 +291,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         gates of MVP are trained.
 
         Args:
-            foundation (`str` or `PreTrainedModel`): a Hub id, a local folder, or a loaded model.
+            foundation (`str`, `Path` or `PreTrainedModel`): a Hub id, a local folder, or a loaded model.
             revision (`str`, *optional*): branch, tag or commit of the Hub id.
             dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`): the dtype to load a Hub id or folder in.
             device_map (`str` or `dict`, *optional*): where to load it, e.g. `"auto"`.
@@ -294,7 +306,10 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
                 equal it on the probe.
         """
         number = mvp_fields.get("visual_tokens_per_image")
-        if isinstance(foundation, str):
+        if isinstance(foundation, (str, Path)):
+            kind = PreTrainedConfig.get_config_dict(foundation, revision=revision)[0].get("model_type")
+            if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+                raise ValueError(f"{foundation} of type {kind} can't be upgraded. {REMEDY}")
             if probe is None:
                 processor = AutoProcessor.from_pretrained(foundation, revision=revision)
                 probe = _probe_inputs(processor if number is None else compact_processor(processor, number))
@@ -329,7 +344,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         _hand_over_loading(foundation, model, device)
         model.eval()
         if probe is not None:
-            probe = {name: value.to(device) for name, value in probe.items()}
+            probe = BatchFeature(probe).to(device)  # some processors leave lists among the tensors
             with torch.no_grad():
                 actual = model(**probe).logits
                 expected = actual if number else foundation(**probe).logits
@@ -367,6 +382,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
             input_ids (`torch.LongTensor` of shape `(B, T)`): tokens with one placeholder a visual token.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 where a token is no padding.
             pixel_values (`torch.Tensor`, *optional*): as the foundation's processor makes them.
+            inputs_embeds (`torch.Tensor` of shape `(B, T, hidden_size)`, *optional*): instead of `input_ids`.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*): tokens to predict, -100 where none.
             output_perspectives (`bool`, *optional*): adds `perspectives`, by modality what
                 [`MultiPerspectiveVisualProjection`] looked at, with `lengths`, `sample` and `position` of the images
@@ -432,17 +448,16 @@ def _hand_over_loading(
 
 def _check_contract(foundation: PreTrainedModel) -> None:
     name = type(foundation).__name__
-    remedy = "Use a vision-language model of transformers itself whose `forward` takes `mm_encoder_outputs`."
     if type(foundation).__module__.split(".")[0] != "transformers":
-        raise ValueError(f"{name} is custom code (module {type(foundation).__module__}). {remedy}")
+        raise ValueError(f"{name} is custom code (module {type(foundation).__module__}). {REMEDY}")
     if type(foundation.config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise ValueError(f"{name} can't be loaded by `AutoModelForImageTextToText`. {remedy}")
+        raise ValueError(f"{name} can't be loaded by `AutoModelForImageTextToText`. {REMEDY}")
     if "mm_encoder_outputs" not in inspect.signature(foundation.forward).parameters:
-        raise ValueError(f"{name}.forward does not take `mm_encoder_outputs`. {remedy}")
+        raise ValueError(f"{name}.forward does not take `mm_encoder_outputs`. {REMEDY}")
     if "pixel_values" in inspect.signature(foundation.generate).parameters:
-        raise ValueError(f"{name}.generate encodes the pixels itself and takes no `mm_encoder_outputs`. {remedy}")
+        raise ValueError(f"{name}.generate encodes the pixels itself and takes no `mm_encoder_outputs`. {REMEDY}")
     if not hasattr(foundation.base_model, "get_image_features"):
-        raise ValueError(f"{type(foundation.base_model).__name__} has no `get_image_features`. {remedy}")
+        raise ValueError(f"{type(foundation.base_model).__name__} has no `get_image_features`. {REMEDY}")
 
 
 def _probe_inputs(processor) -> dict:

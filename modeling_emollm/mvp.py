@@ -118,7 +118,7 @@ class MVPReadBack(nn.Module):
 
     def __init__(self, size: int, num_perspectives: int):
         super().__init__()
-        self.num_heads = max(1, size // 64)
+        self.num_heads = size // math.gcd(size, 64)  # of 64 channels, or of fewer where 64 does not divide the size
         self.query = nn.Linear(size, num_perspectives * size, bias=False)
         self.key_value = nn.Parameter(torch.empty(num_perspectives, size, 2 * size))
         self.out = nn.Linear(num_perspectives * size, size, bias=False)

@@ -4,6 +4,7 @@ import itertools
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PaliGemmaProcessor,
     Pix2StructConfig,
     Pix2StructForConditionalGeneration,
     Pix2StructImageProcessorPil,
@@ -27,8 +29,11 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2Model,
+    SiglipImageProcessorPil,
 )
 
+from benchmarks.conformance.__main__ import FAMILIES
+from benchmarks.conformance.checks import make_family
 from modeling_emollm import (
     PERSPECTIVES,
     EmoLLMConfig,
@@ -124,6 +129,55 @@ def test_an_upgrade_starts_as_its_foundation(foundation_and_inputs):
     assert not torch.equal(open_gates(model)(**inputs).logits, logits)
 
 
+@torch.no_grad()
+def test_embeddings_of_placeholders_stand_for_them(foundation_and_inputs):
+    foundation, inputs = foundation_and_inputs
+    model = open_gates(upgrade(foundation))
+    named = model(**inputs, output_perspectives=True).perspectives["image"]
+    inputs["inputs_embeds"] = foundation.get_input_embeddings()(inputs.pop("input_ids"))
+    seen = model(**inputs, output_perspectives=True).perspectives["image"]
+    assert seen.keys() == named.keys() and all(torch.equal(seen[name], named[name]) for name in named)
+    with pytest.raises(ValueError, match="needs input_ids or inputs_embeds beside pixels"):
+        model(**{**inputs, "inputs_embeds": None})
+
+
+def test_what_a_user_put_into_a_foundation_stays(tiny_foundations):
+    foundation = AutoModelForImageTextToText.from_pretrained(tiny_foundations["llava"])
+    foundation.lm_head = torch.nn.Linear(32, foundation.lm_head.out_features, bias=False)
+    expected = foundation.lm_head.weight.clone()
+    model = upgrade(foundation)
+    assert torch.equal(model.get_output_embeddings().weight, expected) and not model.training
+
+
+def test_model_and_processor_are_of_the_revision_asked_for(tiny_foundations, monkeypatch):
+    asked = []
+    for auto in (AutoModelForImageTextToText, AutoProcessor):
+
+        def from_pretrained(*args, load=auto.from_pretrained, **kwargs):
+            asked.append(kwargs["revision"])
+            return load(*args, **kwargs)
+
+        monkeypatch.setattr(auto, "from_pretrained", from_pretrained)
+    upgrade(str(tiny_foundations["llava"]), revision="v1.0")
+    assert asked == ["v1.0", "v1.0"]
+
+
+@pytest.mark.parametrize("size", [8, 72, 200])
+def test_the_bottleneck_has_any_size_that_configs_allow(tiny_foundations, size):
+    upgrade(Path(tiny_foundations["llava"]), mvp_size=size)  # is compared with its foundation on the way
+
+
+@torch.no_grad()
+def test_an_upgrade_that_differs_is_refused(tiny_foundations, monkeypatch):
+    folder = str(tiny_foundations["llava"])
+    probe = batch(AutoProcessor.from_pretrained(folder), 1)
+    upgrade(folder, probe={**probe, "logits_to_keep": 1})  # not all that processors make are tensors
+    monkeypatch.setattr(init_mvp_weights.__globals__["init"], "zeros_", torch.nn.init.ones_)  # gates that are open
+    for given in (None, probe):
+        with pytest.raises(ValueError, match="upgrade of LlavaForConditionalGeneration differs from it by"):
+            upgrade(folder, probe=given)
+
+
 def test_every_part_of_mvp_learns(foundation_and_inputs):
     foundation, inputs = foundation_and_inputs
     model = open_gates(upgrade(foundation))
@@ -204,6 +258,17 @@ def test_perspectives_can_be_looked_at(llava):
     torch.testing.assert_close(seen["gates"], torch.full((4,), 0.5).tanh())
 
 
+@torch.no_grad()
+def test_the_default_device_is_nobodys_concern(llava):
+    model, processor = llava
+    inputs = batch(processor, 1, 2)
+    expected = model.model.encode(inputs["input_ids"], inputs)[0]["mm_encoder_outputs"]["image"].pooler_output
+    with torch.device("meta"):  # stands for an accelerator
+        encoded, _ = model.model.encode(inputs["input_ids"], inputs)
+    for features, same in zip(encoded["mm_encoder_outputs"]["image"].pooler_output, expected, strict=True):
+        assert torch.equal(features, same)
+
+
 def projection(*perspectives: str) -> MultiPerspectiveVisualProjection:
     text = LlamaConfig(**TEXT)
     foundation = {"model_type": "llava", "text_config": text.to_dict(), "vision_config": CLIPVisionConfig().to_dict()}
@@ -230,6 +295,39 @@ def test_the_temporal_perspective_sees_change_and_its_order():
     torch.testing.assert_close(change(pictures[:1].expand(3, -1, -1)), torch.zeros(3, 5, 32))  # nothing changes
     forward, backward = change(pictures), change(pictures.flip(0)).flip(0)
     assert (forward - backward).abs().max() > 1e-3
+    module = projection(*PERSPECTIVES)
+    module.gates[:3] = 0
+    assert torch.equal(change(pictures, (0, 1, 2)), torch.zeros(3, 5, 32))  # no other perspective has its gate
+
+
+@torch.no_grad()
+def test_what_is_read_back_is_a_mean_of_what_a_memory_holds():
+    module, entry = projection("holistic").read_back, torch.randn(1, 1, 16)
+    value = module.out((entry @ module.key_value[0])[..., 16:])
+    read = module(torch.randn(1, 5, 16), [entry.expand(-1, 3, -1)], torch.ones(1))
+    torch.testing.assert_close(read, value.expand(-1, 5, -1))
+
+
+@torch.no_grad()
+def test_what_perspectives_read_of_a_picture():
+    module, tokens, valid = projection(*PERSPECTIVES), torch.randn(2, 7, 16), torch.ones(2, 7, dtype=torch.bool)
+    module.holistic.mix.weight.zero_()
+    memory, weights = module.holistic(tokens, valid)
+    spread = tokens.var(1, correction=0).sqrt()
+    torch.testing.assert_close(memory, torch.stack([(weights[:, None] @ tokens)[:, 0], tokens.mean(1), spread], dim=1))
+    valid[:, 5:] = False
+    torch.testing.assert_close(module.holistic(tokens, valid)[0], module.holistic(tokens[:, :5], valid[:, :5])[0])
+    # Slots compete: what of a token one takes, the others do not have.
+    share = (module.content.key(tokens) @ module.content.slots.T / 16**0.5).softmax(-1).transpose(1, 2)[..., :5]
+    _, attention = module.content(tokens, valid)
+    torch.testing.assert_close(attention[..., :5], share / share.sum(-1, keepdim=True), atol=1e-5, rtol=1e-4)
+
+
+def test_a_picture_of_one_token_gives_finite_gradients():
+    module, ones = projection(*PERSPECTIVES), torch.ones(2, 1, dtype=torch.bool)
+    refined, _ = module(torch.randn(2, 32), torch.arange(2), ones, torch.arange(2), torch.zeros(2))
+    refined.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
 SUBSETS = [names for number in range(1, 5) for names in itertools.combinations(PERSPECTIVES, number)]
@@ -291,6 +389,39 @@ def test_a_video_is_seen_frame_by_frame():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl", "glm5_next", "video_llama_3"])
+def test_images_and_videos_together(name):
+    family = make_family(FAMILIES[name])
+    images, videos = family.batch([[0], [], [1, 2]]), family.batch([[0], [1], []], modality="video")
+    text = {key: torch.cat([videos[key], images[key]], dim=1) for key in images.keys() & videos.keys()}
+    inputs = {**images, **videos, **text}
+    expected = family.model(**inputs).logits
+    model = upgrade(family.model)
+    assert torch.equal(model(**inputs).logits, expected)
+    seen = model(**inputs, output_perspectives=True).perspectives
+    assert seen["image"]["sample"].tolist() == [0, 2, 2] and seen["image"]["position"].tolist() == [0, 0, 1]
+    frames = [family.video_frames(i) for i in (0, 1)]
+    assert seen["video"]["sample"].tolist() == [0] * frames[0] + [1] * frames[1]
+
+
+@torch.no_grad()
+def test_a_conversation_goes_on_with_a_video_whose_placeholders_are_images():
+    family = make_family(FAMILIES["glm5_next"])
+
+    def converse(model):
+        inputs, turn = (family.batch([[i]], modality="video") for i in (0, 1))
+        first = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True)
+        answer = torch.zeros(1, 3, dtype=torch.long)
+        types = [inputs["mm_token_type_ids"], answer, turn["mm_token_type_ids"]]
+        turn |= {"input_ids": torch.cat([first.sequences, turn["input_ids"]], dim=1)}
+        turn |= {"mm_token_type_ids": torch.cat(types, dim=1), "attention_mask": torch.ones_like(turn["input_ids"])}
+        return model.generate(**turn, max_new_tokens=3, min_new_tokens=3, past_key_values=first.past_key_values)
+
+    expected = converse(family.model)
+    assert torch.equal(converse(upgrade(family.model)), expected)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("kind", "number", "placeholders"), [("llava", 4, 16), ("gemma3", 4, 16), ("idefics3", 1, 4)])
 def test_compact_mode_hands_over_fewer_visual_tokens(tiny_foundations, tmp_path, kind, number, placeholders):
     folder = str(tiny_foundations[kind])
@@ -309,17 +440,28 @@ def test_compact_mode_hands_over_fewer_visual_tokens(tiny_foundations, tmp_path,
     assert not torch.equal(open_gates(model)(**compact).logits, model.foundation(**encoded).logits)
     with pytest.raises(ValueError, match=f"{3 * placeholders} placeholders .* but {3 * number} visual tokens"):
         model(**full)
+    everything = open_gates(upgrade(folder, visual_tokens_per_image=placeholders))
+    torch.testing.assert_close(everything(**full).logits, open_gates(upgrade(folder))(**full).logits)
 
 
-def test_compact_mode_needs_a_grid_and_a_processor_that_can_be_told(tiny_foundations):
+def test_compact_mode_needs_a_grid_and_a_processor_that_can_be_told(tiny_foundations, tmp_path):
     processor = AutoProcessor.from_pretrained(tiny_foundations["llava"])
-    with pytest.raises(ValueError, match="can't write 1681 placeholders for a picture of 64 pixels a side"):
+    with pytest.raises(ValueError, match="can't write 1681 placeholders for a picture of 64 x 64 pixels"):
         compact_processor(processor, 41**2)
+    for number in (-4, 0, 60):
+        with pytest.raises(ValueError, match=f"visual_tokens_per_image={number} must be a square"):
+            compact_processor(processor, number)
     with pytest.raises(ValueError, match="Pix2StructProcessor can't be told to write 4 placeholders"):
         compact_processor(Pix2StructProcessor(Pix2StructImageProcessorPil(), processor.tokenizer), 4)
+    eye = SiglipImageProcessorPil(size={"height": 64, "width": 64}, image_seq_length=16)
+    compact_processor(PaliGemmaProcessor(eye, processor.tokenizer), 4).save_pretrained(tmp_path)
+    assert PaliGemmaProcessor.from_pretrained(tmp_path).image_seq_length == 4  # which it keeps within its eye
     foundation, rows, inputs = qwen2_5_vl()
     with pytest.raises(ValueError, match=r"visual_tokens_per_image=4 needs a square grid .* gave \[4, 8\]"):
         upgrade(foundation, visual_tokens_per_image=4)(input_ids=torch.tensor(rows), **inputs)
+    family = make_family(FAMILIES["qwen3_vl"])
+    with pytest.raises(ValueError, match="does not fit Qwen3VLForConditionalGeneration, .*DeepStack"):
+        upgrade(family.model, visual_tokens_per_image=4)(**family.batch([[0], [0]]))
     with pytest.raises(ValueError, match=r"visual_tokens_per_image=25 needs a square grid of no fewer .* gave \[16\]"):
         upgrade(str(tiny_foundations["llava"]), visual_tokens_per_image=25)
 
@@ -346,6 +488,15 @@ def test_a_model_without_the_contract_is_refused():
         EmoLLMForConditionalGeneration.from_foundation(model)
 
 
+def test_a_folder_of_another_kind_is_refused(llava, tmp_path):
+    llava[0].config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of type emollm can't be upgraded"):
+        upgrade(str(tmp_path))
+    LlamaConfig(**TEXT).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of type llama can't be upgraded"):
+        upgrade(tmp_path)
+
+
 def test_custom_code_is_refused(tiny_foundations):
     class MyLlava(LlavaForConditionalGeneration):
         pass
@@ -361,3 +512,11 @@ def test_placeholders_and_features_must_agree(llava):
     inputs["input_ids"][inputs["input_ids"] == model.config.image_token_id] = 5
     with pytest.raises(ValueError, match="0 placeholders for visual tokens in input_ids, but 16 visual tokens"):
         model(**inputs)
+    family = make_family(FAMILIES["inkling_mm_model"])  # whose features do not tell which image they are of
+    inputs = family.batch([[0], [1]])
+    number = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
+    for placeholders in (number - 1, 0):
+        ids = inputs["input_ids"].flatten()
+        ids[(ids == family.model.config.image_token_id).nonzero()[placeholders:]] = 5
+        with pytest.raises(ValueError, match=f"{placeholders} placeholders for .* but {number} visual tokens"):
+            upgrade(family.model)(**inputs)

@@ -1,30 +1,52 @@
-"""Families whose processors cut images into tiles, nest images by row, or pad them and give their sizes."""
+"""
+Families whose processors cut large images into tiles, mostly beside a thumbnail of the whole: one after another
+(InternVL), by image (LLaVA-NeXT), by row (Idefics3), apart from the thumbnails (Step 3, DeepSeek-OCR), as patches
+(LFM2-VL, Molmo2), or side by side in one strip (MiniCPM-V).
+"""
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from . import free_size
-from .family import END, IMAGE, PAD, START, TEXT, VIDEO, VISION, VOCABULARY, Family, build, fixed, pixels
+from .family import (
+    CONVOLUTION,
+    END,
+    FRAMES,
+    IMAGE,
+    MIXED,
+    PAD,
+    PAIR,
+    QWEN3_5_TEXT,
+    SAM,
+    SEPARATORS,
+    SIGLIP,
+    START,
+    TEXT,
+    VIDEO,
+    VISION,
+    VOCABULARY,
+    WIDE,
+    Family,
+    build,
+    clips,
+    fixed,
+    flat,
+    nested,
+    pixels,
+    stacked,
+)
 
 
 # By turns: rows and columns of tiles that an image is cut into, height and width of an image that is not cut.
 GRIDS = [(1, 2), (1, 1), (2, 2)]
-SIZES = [(8, 16), (16, 16), (16, 8)]
 # LLaVA-NeXT: the size of an image, its tiles with the thumbnail, and the grid of visual tokens without padding.
 ANYRES = [((16, 32), 3, (4, 8)), ((32, 8), 3, (8, 2)), ((32, 32), 5, (8, 8))]
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
-FRAMES = 3
 TILE = [IMAGE] * 16  # placeholders of a tile, where 2 x 2 patches become one
-SEPARATORS = (94, 95, 96, 97)  # what may stand between tiles
 EYE = {**VISION, "image_size": 32}  # sees a tile of 8 x 8 patches
-SIGLIP = {**VISION, "vision_use_head": False}
-PIXTRAL = {**VISION, "head_dim": 8}
-# The usual 0.02 suits thousands of channels; with 32, little is left of a picture behind some connectors.
-WIDE = {"initializer_range": 0.1}
-CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
+NAVIT = [[(4, 8)], [(8, 8), (8, 4), (8, 4)], [(12, 4)]]  # heights and widths in patches of an image and its slices
+NAVIT_CLIPS = [[(4, 8)] * 3, [(8, 8)] * 2]  # ... and of the frames of a video
 
 
 def grid(i: int) -> tuple[int, int]:
@@ -42,47 +64,19 @@ def tiles(i: int) -> torch.Tensor:
     return pixels(i, cuts(i) + 1, 3, 32, 32)
 
 
-def padded(i: int) -> torch.Tensor:
-    """An image of another size, `(1, 3, H, W)`, with zeros on the right and below."""
-    height, width = SIZES[i % len(SIZES)]
-    return pad(pixels(i, 1, 3, height, width), (0, 16 - width, 0, 16 - height))
-
-
 def tiled(rows: list[list[int]]) -> dict[str, torch.Tensor]:
     """Layout of InternVL: the tiles of all images after one another, `(tiles, 3, H, W)`."""
-    return {"pixel_values": torch.cat([tiles(i) for row in rows for i in row])}
-
-
-def nested(rows: list[list[int]], image: Callable[[int], torch.Tensor] = tiles) -> dict[str, torch.Tensor]:
-    """Layout of Idefics: `(rows, tiles, 3, H, W)`, zeros where a row has fewer tiles, and a mask of the pixels."""
-    empty = image(0)[:0]
-    samples = [torch.cat([empty, *map(image, row)]) for row in rows]
-    values = pad_sequence(samples, batch_first=True)
-    return {"pixel_values": values, "pixel_attention_mask": (values != 0).any(2)}
-
-
-def sized(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-    """Layout of Pixtral: `(images, 3, H, W)`, padded to the largest, and their sizes."""
-    sizes = [SIZES[i % len(SIZES)] for row in rows for i in row]
-    return {
-        "pixel_values": torch.cat([padded(i) for row in rows for i in row]),
-        "image_sizes": torch.tensor(sizes),
-    }
+    return {"pixel_values": torch.cat([tiles(i) for i in flat(rows)])}
 
 
 def anyres(rows: list[list[int]]) -> dict[str, torch.Tensor]:
     """Layout of LLaVA-NeXT: `(images, tiles, 3, H, W)`, zeros where an image has fewer tiles, and their sizes."""
-    images = [(i, *ANYRES[i % len(ANYRES)]) for row in rows for i in row]
+    images = [(i, *ANYRES[i % len(ANYRES)]) for i in flat(rows)]
     values = [pixels(i, number, 3, 16, 16) for i, _, number, _ in images]
     return {
         "pixel_values": pad_sequence(values, batch_first=True),
         "image_sizes": torch.tensor([size for _, size, _, _ in images]),
     }
-
-
-def clips(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-    """Layout of LLaVA-NeXT-Video: `(videos, frames, 3, H, W)`."""
-    return {"pixel_values_videos": torch.stack([pixels(i, FRAMES, 3, 16, 16) for row in rows for i in row])}
 
 
 def anyres_tokens(i: int) -> list[int]:
@@ -99,12 +93,6 @@ def split_tokens(i: int) -> list[int]:
     return [*lines, around, thumbnail, *TILE, around]
 
 
-def pixtral_tokens(i: int) -> list[int]:
-    """Pixtral: a break after every row of 2 x 2 patches, an end after the last."""
-    height, width = SIZES[i % len(SIZES)]
-    return [*[*[IMAGE] * (width // 8), SEPARATORS[0]] * (height // 8)][:-1] + [END]
-
-
 def llava_next() -> Family:
     model = build(
         "llava_next", text_config=TEXT, vision_config=VISION, image_token_id=IMAGE, image_grid_pinpoints=PINPOINTS
@@ -113,17 +101,13 @@ def llava_next() -> Family:
 
 
 def llava_next_video() -> Family:
-    model = build(
-        "llava_next_video", text_config=TEXT, vision_config=VISION, image_grid_pinpoints=PINPOINTS, **free_size.PAIR
-    )
+    model = build("llava_next_video", text_config=TEXT, vision_config=VISION, image_grid_pinpoints=PINPOINTS, **PAIR)
     return Family(model, anyres_tokens, anyres, fixed(FRAMES * 4, VIDEO), clips, video_frames=lambda i: FRAMES)
 
 
 def llava_onevision() -> Family:
     # Without `batch_num_images`, so that what stands for an image does not depend on how many are in its row.
-    model = build(
-        "llava_onevision", text_config=TEXT, vision_config=SIGLIP, image_grid_pinpoints=PINPOINTS, **free_size.PAIR
-    )
+    model = build("llava_onevision", text_config=TEXT, vision_config=SIGLIP, image_grid_pinpoints=PINPOINTS, **PAIR)
     return Family(model, anyres_tokens, anyres, fixed(FRAMES * 4 + 1, VIDEO), clips, video_frames=lambda i: FRAMES)
 
 
@@ -132,49 +116,9 @@ def internvl(model_type: str = "internvl") -> Family:
     return Family(model, lambda i: [START, *TILE * len(tiles(i)), END], tiled)
 
 
-def qianfan_ocr() -> Family:
-    return internvl("qianfan_ocr")
-
-
 def idefics3(model_type: str = "idefics3") -> Family:
     model = build(model_type, text_config=TEXT, vision_config=EYE, image_token_id=IMAGE, pad_token_id=PAD)
-    return Family(model, split_tokens, nested)
-
-
-def smolvlm() -> Family:
-    return idefics3("smolvlm")  # its processor makes images of the frames of a video
-
-
-def idefics2() -> Family:
-    resampler = {
-        "hidden_size": 32, "resampler_n_latents": 9, "resampler_depth": 1, "resampler_n_heads": 4,
-        "resampler_head_dim": 8, "num_key_value_heads": 2, **WIDE,
-    }  # fmt: skip
-    vision = {**VISION, **WIDE}
-    model = build("idefics2", text_config=TEXT, vision_config=vision, perceiver_config=resampler, image_token_id=IMAGE)
-    # transformers fills these with ones, for weights to be loaded over: all visual tokens of an image would be equal.
-    model.model.connector.perceiver_resampler.latents.data.normal_()
-    return Family(model, fixed(9, before=(START,), after=(START,)), lambda rows: nested(rows, padded))
-
-
-def mistral3() -> Family:
-    model = build("mistral3", text_config=TEXT, vision_config=PIXTRAL, image_token_id=IMAGE)
-    return Family(model, pixtral_tokens, sized)
-
-
-def mistral_large4() -> Family:
-    text = {
-        **TEXT, "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2,
-        "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "index_head_dim": 16,
-        "index_n_heads": 2,
-    }  # fmt: skip
-    model = build("mistral_large4", text_config=text, vision_config=PIXTRAL, image_token_id=IMAGE)
-    return Family(model, pixtral_tokens, sized)
-
-
-def lighton_ocr() -> Family:
-    model = build("lighton_ocr", text_config=TEXT, vision_config=PIXTRAL, image_token_id=IMAGE)
-    return Family(model, lambda i: [token for token in pixtral_tokens(i) if token == IMAGE], sized)
+    return Family(model, split_tokens, partial(nested, image=tiles))
 
 
 def aya_vision() -> Family:
@@ -189,17 +133,6 @@ def cohere2_vision() -> Family:
     return Family(model, lambda i: [START, *[*TILE, SEPARATORS[0]] * len(tiles(i)), END], tiled)
 
 
-def perception_lm() -> Family:
-    # Its Perception Encoder comes from timm, which need not be installed; CLIP's stands in for it.
-    vision = {"model_type": "clip_vision_model", **VISION, "model_args": {"embed_dim": 32}}
-    model = build("perception_lm", text_config=TEXT, vision_config=vision, **free_size.PAIR)
-
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        return {"pixel_values": clips(rows)["pixel_values_videos"]}  # as many tiles for every image of a batch
-
-    return Family(model, fixed(FRAMES * 16), inputs, fixed(FRAMES * 16, VIDEO), clips)
-
-
 def ovis2() -> Family:
     row_end, column_end, thumbnail_end, _ = SEPARATORS
     model = build(
@@ -208,13 +141,13 @@ def ovis2() -> Family:
         visual_indicator_token_ids=[START, END, row_end, column_end, thumbnail_end],
     )  # fmt: skip
 
-    def tokens(i: int) -> list[int]:
+    def image_tokens(i: int) -> list[int]:
         rows, columns = grid(i)
         line = [*TILE, column_end] * columns
         lines = [*line[:-1], row_end] * rows
         return [START, *TILE, thumbnail_end, *(lines[:-1] if cuts(i) else []), END]
 
-    return Family(model, tokens, tiled)
+    return Family(model, image_tokens, tiled)
 
 
 def lfm2_vl() -> Family:
@@ -225,41 +158,20 @@ def lfm2_vl() -> Family:
         projector_hidden_size=32, image_token_id=IMAGE,
     )  # fmt: skip
 
-    def tokens(i: int) -> list[int]:
+    def image_tokens(i: int) -> list[int]:
         height, width = thumbnails[i % len(thumbnails)]
         lines = [*[place, *[IMAGE] * 4] * cuts(i), behind] if cuts(i) else []
         return [START, *lines, *[IMAGE] * (height * width // 4), END]
 
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        images = [i for row in rows for i in row]
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        images = flat(rows)
         shapes = [shape for i in images for shape in [*[(4, 4)] * cuts(i), thumbnails[i % len(thumbnails)]]]
         spatial_shapes = torch.tensor(shapes)
         mask = torch.arange(16) < spatial_shapes.prod(-1, keepdim=True)
         values = torch.cat([pixels(i, cuts(i) + 1, 16, 48) for i in images]) * mask[..., None]
         return {"pixel_values": values, "pixel_attention_mask": mask.long(), "spatial_shapes": spatial_shapes}
 
-    return Family(model, tokens, inputs)
-
-
-def lfm3_vl() -> Family:
-    model = build(
-        "lfm3_vl", text_config={**TEXT, **CONVOLUTION}, projector_hidden_size=32, **free_size.SEEN,
-        vision_config={**VISION, **CONVOLUTION, "num_key_value_heads": 4},
-    )  # fmt: skip
-    return free_size.packed_family(model, free_size.timed(VIDEO))
-
-
-def aria() -> Family:
-    model = build(
-        "aria", text_config={**TEXT, "moe_num_experts": 4}, vision_config={**VISION, "model_type": "idefics3_vision"},
-        image_token_id=IMAGE, projector_patch_to_query_dict={16: 9},
-    )  # fmt: skip
-
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        values = torch.cat([padded(i) for row in rows for i in row])
-        return {"pixel_values": values, "pixel_mask": (values != 0).any(1)}
-
-    return Family(model, fixed(9), inputs)
+    return Family(model, image_tokens, image_inputs)
 
 
 def granite_docling() -> Family:
@@ -270,14 +182,14 @@ def granite_docling() -> Family:
     )  # fmt: skip
     around, place, newline, _ = SEPARATORS
 
-    def tokens(i: int) -> list[int]:
+    def image_tokens(i: int) -> list[int]:
         return split_tokens(i) if cuts(i) else [around, place, *TILE, newline]
 
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        layout = nested(rows)
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        layout = nested(rows, tiles)
         return layout | {"pixel_attention_mask": layout["pixel_attention_mask"].any((-1, -2))}  # a mask of the tiles
 
-    return Family(model, tokens, inputs)
+    return Family(model, image_tokens, image_inputs)
 
 
 def windows(rows: int, columns: int) -> torch.Tensor:
@@ -297,13 +209,13 @@ def molmo2() -> Family:
         frame_start_token_id=frame_start, frame_end_token_id=frame_end,
     )  # fmt: skip
 
-    def tokens(i: int) -> list[int]:
+    def image_tokens(i: int) -> list[int]:
         rows, columns = grid(i)
         crops = [*[IMAGE] * 2 * columns, line_end] * 2 * rows
         return [small, *[IMAGE, IMAGE, line_end] * 2, END, START, *crops, END]
 
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        images = [i for row in rows for i in row]
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        images = flat(rows)
         crops = [1 + grid(i)[0] * grid(i)[1] for i in images]  # the whole image comes first
         first = [16 * sum(crops[:n]) for n in range(len(crops))]
         pooling = [torch.cat([windows(1, 1), windows(*grid(i)) + 16]) + n for i, n in zip(images, first, strict=True)]
@@ -321,7 +233,7 @@ def molmo2() -> Family:
         return [token for t in range(frames(i)) for token in (30 + t, frame_start, *[IMAGE] * 4, frame_end)]
 
     def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        videos = [i for row in rows for i in row]
+        videos = flat(rows)
         return {
             "pixel_values_videos": torch.cat([pixels(i, frames(i), 16, 48) for i in videos]),
             "video_token_pooling": windows(sum(map(frames, videos)), 1),
@@ -331,26 +243,25 @@ def molmo2() -> Family:
     def types(input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"mm_token_type_ids": torch.isin(input_ids, torch.tensor([IMAGE, START, END, *SEPARATORS])).long()}
 
-    return Family(model, tokens, inputs, video_tokens, video_inputs, types)
+    return Family(model, image_tokens, image_inputs, video_tokens, video_inputs, types)
 
 
 def step3p7() -> Family:
     text = {
-        **TEXT, "mlp_layer_types": ["dense", "sparse"], "n_routed_experts": 4, "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16, "share_expert_dim": 16, "layer_types": ["sliding_attention", "full_attention"],
-        "sliding_window": 16,
+        **TEXT, **MIXED, "mlp_layer_types": ["dense", "sparse"], "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "share_expert_dim": 16,
     }  # fmt: skip
-    vision = {**VISION, "image_size": 32, "mlp_ratio": 1.0}
+    vision = {**EYE, "mlp_ratio": 1.0}
     model = build("step3p7", text_config=text, vision_config=vision, image_token_id=IMAGE)
     place, place_end, newline, _ = SEPARATORS
 
-    def tokens(i: int) -> list[int]:
+    def image_tokens(i: int) -> list[int]:
         rows, columns = grid(i)
         lines = [*[place, IMAGE, place_end] * columns, newline] * rows if cuts(i) else []
         return [*lines, START, *[IMAGE] * 4, END]
 
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        images = [i for row in rows for i in row]
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        images = flat(rows)
         layout = {
             "pixel_values": torch.stack([pixels(i, 3, 32, 32) for i in images]),
             "num_local_patches": torch.tensor([cuts(i) for i in images]),
@@ -358,71 +269,99 @@ def step3p7() -> Family:
         local = torch.cat([pixels(i, cuts(i), 3, 16, 16) for i in images])
         return layout | ({"pixel_values_local": local} if len(local) else {})
 
-    return Family(model, tokens, inputs)
+    return Family(model, image_tokens, image_inputs)
 
 
-def hyperclovax_vision_v2() -> Family:
-    model = build("hyperclovax_vision_v2", text_config=TEXT, vision_config=free_size.WINDOWS, **free_size.PAIR)
-    return free_size.packed_family(model, free_size.merged(free_size.CLIPS, VIDEO))
-
-
-def nemotron_h_omni() -> Family:
-    text = {
-        **TEXT, "layers_block_type": ["linear_attention", "full_attention", "moe"], "num_hidden_layers": 3,
-        "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
-        "n_routed_experts": 4, "moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16,
+def deepseek_ocr(model_type: str, tokens: tuple[int, int], **encoder) -> Family:
+    """A small view of a whole page and, of some pages, two tiles; `tokens` visual ones for a page without and with."""
+    config = {
+        **TEXT, "num_key_value_heads": 4, "max_position_embeddings": 2048, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 16,
+        "mlp_layer_types": ["dense", "sparse"], "n_group": 1, "topk_group": 1,
     }  # fmt: skip
     model = build(
-        "nemotron_h_omni", text_config=text, vision_hidden_size=32, projector_hidden_size=32, **free_size.PAIR,
-        vision_config={**VISION, "max_img_size": 64, "video_temporal_patch_size": 2},
+        model_type, text_config=config, image_token_id=IMAGE,
+        vision_config={"sam_config": {**SAM, "downsample_channels": [8, 32]}, "encoder_config": encoder},
     )  # fmt: skip
 
+    def image_inputs(rows: list[list[int]]) -> dict:
+        numbers = flat(rows)
+        tiled = [i for i in numbers if i % 3 == 1]
+        counts = [2 if i in tiled else 0 for i in numbers]
+        inputs = stacked(32, 32)(rows)
+        if model_type == "unlimited_ocr":  # whose processor leaves these as lists
+            inputs |= {"num_local_patches": counts, "patches_grid": [[max(1, count), 1] for count in counts]}
+        else:
+            inputs |= {"num_local_patches": torch.tensor(counts)}
+        if tiled:
+            inputs["pixel_values_local"] = torch.cat([pixels(20 + i, 2, 3, 32, 32) for i in tiled])
+        return inputs
+
+    return Family(model, lambda i: [IMAGE] * tokens[i % 3 == 1], image_inputs)
+
+
+def deepseek_ocr2() -> Family:
+    # Every view is 144 visual tokens, whatever its size.
+    return deepseek_ocr(
+        "deepseek_ocr2", (145, 433), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=512,
+    )  # fmt: skip
+
+
+def unlimited_ocr() -> Family:
+    # 2 x 2 visual tokens a view, and a newline after every row of them.
+    return deepseek_ocr("unlimited_ocr", (7, 17), **{**VISION, "image_size": 8})
+
+
+def navit(sizes: list[list[tuple]], suffix: str = ""):
+    """Layout of MiniCPM-V: patches side by side in one strip, slices behind their images."""
+
     def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        layout = free_size.packed(free_size.GRIDS, free_size.STILL)(rows)
-        return {"pixel_values": layout["pixel_values"], "image_grid_hw": layout["image_grid_thw"][:, 1:]}
+        numbers = flat(rows)
+        targets = [size for i in numbers for size in sizes[i % len(sizes)]]
+        strips = [pixels(i, 3, 4, 4 * sum(h * w for h, w in sizes[i % len(sizes)])) for i in numbers]
+        return {f"pixel_values{suffix}": torch.cat(strips, -1)[None], f"target_sizes{suffix}": torch.tensor(targets)}
 
-    def frames(i: int) -> int:
-        return 4 - 2 * (i % 2)  # a visual token sees two
-
-    def video_tokens(i: int) -> list[int]:  # its processor marks videos like images
-        return [token for t in range(frames(i) // 2) for token in (30 + t, START, *[IMAGE] * 4, END)]
-
-    def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        return {"pixel_values_videos": torch.cat([pixels(i, frames(i), 3, 16, 16) for row in rows for i in row])}
-
-    return Family(model, free_size.merged(free_size.GRIDS, IMAGE), inputs, video_tokens, video_inputs)
+    return inputs
 
 
-KNOWN_FAILURES = {
-    ("nemotron_h_omni", "video"): "transformers' own `forward` fails on its videos (`torch.cat` of a tensor)",
-    ("perception_lm", "video"): "it has no `get_video_features`; its videos are encoded as before, unseen by MVP",
-}
-REFUSED = {
-    "granite4_vision": "its visual features go into several layers of the language model, none into `pooler_output`",
-    "llama4": "its `get_image_features` stops before the projector, which runs inside `forward`",
-}
+def minicpm(model_type: str, downsample_mode: str = "16x") -> Family:
+    area, (slice_start, slice_end, newline, _) = int(downsample_mode[:-1]), SEPARATORS
+    model = build(
+        model_type, vision_config=VISION, text_config={**QWEN3_5_TEXT, "model_type": "qwen3_5_text"},
+        insert_layer_id=0, image_size=16, downsample_mode=downsample_mode, image_start_id=START, image_end_id=END,
+        slice_start_id=slice_start, slice_end_id=slice_end, newline_id=newline, **PAIR,
+    )  # fmt: skip
+
+    def image_tokens(i: int) -> list[int]:
+        (height, width), *slices = NAVIT[i % len(NAVIT)]
+        rows = [[slice_start, *[IMAGE] * (h * w // area), slice_end, newline] for h, w in slices]
+        return [START, *[IMAGE] * (height * width // area), END, *sum(rows, [])[:-1]]
+
+    def video_tokens(i: int) -> list[int]:
+        return sum([[START, *[VIDEO] * (h * w // area), END] for h, w in NAVIT_CLIPS[i % len(NAVIT_CLIPS)]], [])
+
+    return Family(model, image_tokens, navit(NAVIT), video_tokens, navit(NAVIT_CLIPS, "_videos"))
+
+
 FAMILIES = {
-    "aria": aria,
     "aya_vision": aya_vision,
     "cohere2_vision": cohere2_vision,
+    "deepseek_ocr2": deepseek_ocr2,
     "granite_docling": granite_docling,
-    "hyperclovax_vision_v2": hyperclovax_vision_v2,
-    "idefics2": idefics2,
     "idefics3": idefics3,
     "internvl": internvl,
     "lfm2_vl": lfm2_vl,
-    "lfm3_vl": lfm3_vl,
-    "lighton_ocr": lighton_ocr,
     "llava_next": llava_next,
     "llava_next_video": llava_next_video,
     "llava_onevision": llava_onevision,
-    "mistral3": mistral3,
-    "mistral_large4": mistral_large4,
+    "minicpm_ocr": partial(minicpm, "minicpm_ocr", "4x"),
+    "minicpmv4_6": partial(minicpm, "minicpmv4_6"),
+    "minicpmv4_7": partial(minicpm, "minicpmv4_7"),
     "molmo2": molmo2,
-    "nemotron_h_omni": nemotron_h_omni,
     "ovis2": ovis2,
-    "perception_lm": perception_lm,
-    "qianfan_ocr": qianfan_ocr,
-    "smolvlm": smolvlm,
+    "qianfan_ocr": partial(internvl, "qianfan_ocr"),
+    "smolvlm": partial(idefics3, "smolvlm"),  # its processor makes images of the frames of a video,
     "step3p7": step3p7,
+    "unlimited_ocr": unlimited_ocr,
 }

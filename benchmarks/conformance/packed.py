@@ -1,13 +1,34 @@
-"""Families whose images are packed patches on grids of their own size (`image_grid_thw`)."""
+"""
+Families whose images are patches on grids of their own size (`image_grid_thw`, with few exceptions), one image after
+another without padding.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from math import prod
 
 import torch
 from transformers import PreTrainedModel
 
-from .family import END, IMAGE, START, TEXT, VIDEO, Family, build, pixels
-from .family import VISION as SIZES
+from .family import (
+    CONVOLUTION,
+    END,
+    IMAGE,
+    MIXED,
+    MROPE_TEXT,
+    PAIR,
+    QWEN3_5_TEXT,
+    ROPE,
+    START,
+    TEXT,
+    VIDEO,
+    VISION,
+    Family,
+    build,
+    flat,
+    pixels,
+)
 
 
 GRIDS = [(1, 4, 4), (1, 4, 8), (1, 12, 4)]  # time, height and width in patches of the images, by turns
@@ -16,16 +37,15 @@ CLIP_START, CLIP_END = 94, 95  # around a video whose frames look like images
 COMMA, NEWLINE, AUDIO_TOKEN = 24, 25, 96
 MOMENTS = (3 * 2 * 4 * 4,)  # a patch of 4 x 4 pixels, two moments long
 STILL = (3 * 4 * 4,)
-
-ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
-MROPE_TEXT = {**TEXT, "rope_parameters": ROPE}
-VISION = {**SIZES, "depth": 2, "num_heads": 4, "out_hidden_size": 32, "num_position_embeddings": 16}
-DEEPSTACK = {**VISION, "deepstack_visual_indexes": [0]}
-WINDOWS = {**VISION, "fullatt_block_indexes": [1], "window_size": 16}
+GRID_VISION = {**VISION, "depth": 2, "num_heads": 4, "out_hidden_size": 32, "num_position_embeddings": 16}
+DEEPSTACK = {**GRID_VISION, "deepstack_visual_indexes": [0]}
+WINDOWS = {**GRID_VISION, "fullatt_block_indexes": [1], "window_size": 16}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
-PAIR = {"image_token_id": IMAGE, "video_token_id": VIDEO}
-# Through the four maps of some projectors, the usual 0.02 leaves hardly anything of so few channels.
-WIDE = 0.15
+LATENT = {
+    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+WIDER = {"initializer_range": 0.15}  # for projectors of four maps
 SEEN = {**PAIR, "vision_start_token_id": START, "vision_end_token_id": END}
 GLM_SEEN = {
     **PAIR, "image_start_token_id": START, "image_end_token_id": END,
@@ -37,7 +57,7 @@ def packed(grids: list[tuple], shape: tuple[int, ...], suffix: str = "", grid_na
     """Layout of Qwen2-VL: patches of all images after one another, `(patches, *shape)`, and their grids."""
 
     def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        numbers = [i for row in rows for i in row]
+        numbers = flat(rows)
         sizes = [grids[i % len(grids)] for i in numbers]
         patches = [pixels(i, t * h * w, *shape) for i, (t, h, w) in zip(numbers, sizes, strict=True)]
         return {f"pixel_values{suffix}": torch.cat(patches), grid_name: torch.tensor(sizes)}
@@ -77,7 +97,7 @@ def packed_family(
 
 
 def qwen2_vl() -> Family:
-    vision = {**VISION, "embed_dim": 32, "mlp_ratio": 1}
+    vision = {**GRID_VISION, "embed_dim": 32, "mlp_ratio": 1}
     return packed_family(build("qwen2_vl", vision_config=vision, text_config=MROPE_TEXT, **SEEN), merged(CLIPS, VIDEO))
 
 
@@ -103,8 +123,8 @@ def cosmos3_omni() -> Family:
 
 def cosmos3_edge() -> Family:
     model = build(
-        "cosmos3_edge", vision_config={**VISION, "num_patches": 16}, text_config=MROPE_TEXT, projector_hidden_size=32,
-        **SEEN,
+        "cosmos3_edge", vision_config={**GRID_VISION, "num_patches": 16}, text_config=MROPE_TEXT,
+        projector_hidden_size=32, **SEEN,
     )  # fmt: skip
     return packed_family(model, timed(VIDEO), STILL)
 
@@ -115,30 +135,23 @@ def cohere_compass() -> Family:
     return packed_family(build("cohere_compass", vision_config=DEEPSTACK, text_config=text, **SEEN), timed(VIDEO))
 
 
-def qwen3_5_text(**fields) -> dict:
-    return {
-        **MROPE_TEXT, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"],
-        "rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}, **fields,
-    }  # fmt: skip
-
-
 def qwen3_5() -> Family:
-    return packed_family(build("qwen3_5", vision_config=VISION, text_config=qwen3_5_text(), **SEEN), timed(VIDEO))
+    return packed_family(build("qwen3_5", vision_config=GRID_VISION, text_config=QWEN3_5_TEXT, **SEEN), timed(VIDEO))
 
 
 def qwen3_5_moe() -> Family:
-    text = qwen3_5_text(**EXPERTS, num_experts=4)
-    return packed_family(build("qwen3_5_moe", vision_config=VISION, text_config=text, **SEEN), timed(VIDEO))
+    text = {**QWEN3_5_TEXT, **EXPERTS, "num_experts": 4}
+    return packed_family(build("qwen3_5_moe", vision_config=GRID_VISION, text_config=text, **SEEN), timed(VIDEO))
 
 
 def qwen4_exp() -> Family:
-    text = qwen3_5_text(
-        **EXPERTS, num_experts=4, hc_count=2, hc_lowrank=8, ple_layer_ids=[1], ple_embed_dim=32,
-        ngram_vocab_size_base=64, make_ngram_vocab_size_divisible_by=8, heads_per_ngram=2, split_ngram_parts=2,
-        indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=64, indexer_compress_ratio=4,
-    )  # fmt: skip
-    return packed_family(build("qwen4_exp", vision_config=VISION, text_config=text, **SEEN), timed(VIDEO))
+    text = {
+        **QWEN3_5_TEXT, **EXPERTS, "num_experts": 4, "hc_count": 2, "hc_lowrank": 8, "ple_layer_ids": [1],
+        "ple_embed_dim": 32, "ngram_vocab_size_base": 64, "make_ngram_vocab_size_divisible_by": 8,
+        "heads_per_ngram": 2, "split_ngram_parts": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1,
+        "indexer_head_dim": 8, "indexer_budget": 64, "indexer_compress_ratio": 4,
+    }  # fmt: skip
+    return packed_family(build("qwen4_exp", vision_config=GRID_VISION, text_config=text, **SEEN), timed(VIDEO))
 
 
 def thinker(model_type: str, vision: dict, text: dict) -> Family:
@@ -152,22 +165,14 @@ def thinker(model_type: str, vision: dict, text: dict) -> Family:
     family = packed_family(model, merged(CLIPS, VIDEO))
 
     def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        return family.video_inputs(rows) | {"video_second_per_grid": torch.ones(sum(map(len, rows)))}
+        return family.video_inputs(rows) | {"video_second_per_grid": torch.ones(len(flat(rows)))}
 
     return replace(family, video_inputs=video_inputs)
 
 
-def qwen2_5_omni_thinker() -> Family:
-    return thinker("qwen2_5_omni_thinker", WINDOWS, MROPE_TEXT)
-
-
-def qwen3_omni_moe_thinker() -> Family:
-    return thinker("qwen3_omni_moe_thinker", DEEPSTACK, {**MROPE_TEXT, **EXPERTS, "num_experts": 4})
-
-
 def glm(name: str, text: dict, **vision) -> Family:
     """Frames of GLM-V's videos have the placeholders of images: only the tokens around a video tell them apart."""
-    model = build(name, vision_config={**VISION, "initializer_range": WIDE, **vision}, text_config=text, **GLM_SEEN)
+    model = build(name, vision_config={**GRID_VISION, **WIDER, **vision}, text_config=text, **GLM_SEEN)
 
     def text_inputs(input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         inside = (input_ids == CLIP_START).cumsum(1) > (input_ids == CLIP_END).cumsum(1)
@@ -176,25 +181,13 @@ def glm(name: str, text: dict, **vision) -> Family:
     return packed_family(model, timed(IMAGE, (CLIP_START,), (CLIP_END,)), text_inputs=text_inputs)
 
 
-def glm4v() -> Family:
-    return glm("glm4v", MROPE_TEXT)
-
-
 def glm46v(name: str = "glm46v") -> Family:
     return glm(name, {**MROPE_TEXT, "model_type": "glm4v_text"}, model_type="glm4v_vision")
-
-
-def glmga() -> Family:
-    return glm46v("glmga")
 
 
 def glm4v_moe() -> Family:
     # Rotary embeddings turn half of each head, so it is twice as wide.
     return glm("glm4v_moe", {**MROPE_TEXT, **EXPERTS, "head_dim": 16, "n_routed_experts": 4})
-
-
-def glm_ocr() -> Family:
-    return glm("glm_ocr", MROPE_TEXT)
 
 
 def glm5_next() -> Family:
@@ -210,14 +203,14 @@ def glm5_next() -> Family:
 
 def video_llama_3() -> Family:
     grids = [(1, 2, 3), (1, 4, 3), (1, 2, 4)]  # not merged
-    model = build("video_llama_3", vision_config=VISION, text_config={**TEXT, "model_type": "qwen2"}, **PAIR)
+    model = build("video_llama_3", vision_config=GRID_VISION, text_config={**TEXT, "model_type": "qwen2"}, **PAIR)
 
     def image_tokens(i: int) -> list[int]:
         _, height, width = grids[i % len(grids)]
         return [IMAGE] * (height * width)
 
     def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        return packed(grids, STILL)(rows) | {"image_merge_sizes": torch.ones(sum(map(len, rows)), dtype=torch.long)}
+        return packed(grids, STILL)(rows) | {"image_merge_sizes": torch.ones(len(flat(rows)), dtype=torch.long)}
 
     def kept(i: int) -> torch.Tensor:
         """Which tokens of each frame are kept: all of the first, ever fewer of the next."""
@@ -229,8 +222,8 @@ def video_llama_3() -> Family:
 
     def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
         inputs = packed(CLIPS, STILL, "_videos", "video_grid_thw")(rows)
-        inputs["video_merge_sizes"] = torch.full((sum(map(len, rows)),), 2)
-        return inputs | {"video_compression_mask": torch.cat([kept(i).flatten() for row in rows for i in row])}
+        inputs["video_merge_sizes"] = torch.full((len(flat(rows)),), 2)
+        return inputs | {"video_compression_mask": torch.cat([kept(i).flatten() for i in flat(rows)])}
 
     return Family(model, image_tokens, image_inputs, video_tokens, video_inputs)
 
@@ -240,7 +233,10 @@ def ernie4_5_vl_moe() -> Family:
     halved = [(t // 2, h, w) for t, h, w in clips]
     text = {**MROPE_TEXT, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1}
     model = build(
-        "ernie4_5_vl_moe", vision_config=VISION, text_config={**text, "moe_intermediate_size": [16, 8]}, **GLM_SEEN
+        "ernie4_5_vl_moe",
+        vision_config=GRID_VISION,
+        text_config={**text, "moe_intermediate_size": [16, 8]},
+        **GLM_SEEN,
     )
 
     def moe_types(input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -261,19 +257,19 @@ def ernie4_5_vl_moe() -> Family:
 
 
 def paddleocr_vl() -> Family:
-    model = build("paddleocr_vl", vision_config=VISION, text_config=MROPE_TEXT, **SEEN)
+    model = build("paddleocr_vl", vision_config=GRID_VISION, text_config=MROPE_TEXT, **SEEN)
     return packed_family(model, None, (3, 4, 4))
 
 
 def exaone4_5() -> Family:
-    text = {**TEXT, "model_type": "exaone4", "layer_types": ["sliding_attention", "full_attention"]}
+    text = {**TEXT, **MIXED, "model_type": "exaone4"}
     model = build("exaone4_5", vision_config={**WINDOWS, "num_key_value_heads": 2}, text_config=text, **PAIR)
     return packed_family(model, merged(CLIPS, VIDEO))
 
 
 def hunyuan_vl() -> Family:
     model = build(
-        "hunyuan_vl", vision_config={**VISION, "max_image_size": 16, "min_image_size": 8},
+        "hunyuan_vl", vision_config={**GRID_VISION, "max_image_size": 16, "min_image_size": 8},
         text_config={**TEXT, "rope_parameters": {**ROPE, "mrope_section": [1, 1, 1, 1]}}, image_token_id=IMAGE,
         im_start_id=START, im_end_id=END, im_newline_id=NEWLINE,
     )  # fmt: skip
@@ -292,16 +288,10 @@ def minimax_m3_vl() -> Family:
         "layer_types": ["full_attention", "minimax_m3_sparse"], "mlp_layer_types": ["dense", "sparse"],
     }  # fmt: skip
     model = build(
-        "minimax_m3_vl", vision_config={**VISION, "num_attention_heads": 2}, text_config=text,
-        image_token_index=IMAGE, video_token_index=VIDEO, projector_hidden_size=32, initializer_range=WIDE,
+        "minimax_m3_vl", vision_config={**GRID_VISION, "num_attention_heads": 2}, text_config=text,
+        image_token_index=IMAGE, video_token_index=VIDEO, projector_hidden_size=32, **WIDER,
     )  # fmt: skip
     return packed_family(model, timed(VIDEO))
-
-
-LATENT = {
-    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8,
-    "num_key_value_heads": 4,
-}  # fmt: skip
 
 
 def dots3_note() -> Family:
@@ -312,7 +302,7 @@ def dots3_note() -> Family:
         "layer_types": ["indexed_attention", "sliding_attention"],
     }  # fmt: skip
     vision = {
-        **VISION, **EXPERTS, "mlp_layer_types": ["dense", "sparse"], "num_local_experts": 4,
+        **GRID_VISION, **EXPERTS, "mlp_layer_types": ["dense", "sparse"], "num_local_experts": 4,
         "adapter_in_dim": 32, "adapter_out_dim": 32,
     }  # fmt: skip
     audio = {
@@ -330,7 +320,7 @@ def kimi_k25() -> Family:
         **TEXT, **EXPERTS, **LATENT, "model_type": "deepseek_v3", "head_dim": 4, "n_routed_experts": 4, "n_group": 1,
         "topk_group": 1, "first_k_dense_replace": 1,
     }  # fmt: skip
-    vision = {**VISION, "pos_emb_height": 4, "pos_emb_width": 4}
+    vision = {**GRID_VISION, "pos_emb_height": 4, "pos_emb_width": 4}
     model = build("kimi_k25", vision_config=vision, text_config=text, projection_hidden_size=32, **SEEN)
     clips = [(2, 4, 4), (2, 4, 8)]  # averaged over time
     return Family(
@@ -345,10 +335,15 @@ def kimi_k25() -> Family:
 
 def muse(model_type: str, **fields) -> Family:
     layers = ["window_attention", "full_attention"]
-    vision = {**VISION, "pos_emb_height": 4, "pos_emb_width": 4, "max_position_embeddings": 16, "layer_types": layers}
+    vision = {
+        **GRID_VISION,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+        "max_position_embeddings": 16,
+        "layer_types": layers,
+    }
     text = {
-        **TEXT, **EXPERTS, "num_local_experts": 4, "moe_hidden_size": 16,
-        "layer_types": ["sliding_attention", "full_attention"],
+        **TEXT, **EXPERTS, **MIXED, "num_local_experts": 4, "moe_hidden_size": 16,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
     }  # fmt: skip
     sizes = {"out_hidden_size": 128, "projector_hidden_size": 32}
@@ -363,10 +358,6 @@ def muse(model_type: str, **fields) -> Family:
     )
 
 
-def muse_glimmer() -> Family:
-    return muse("muse_glimmer")
-
-
 def muse_spark() -> Family:
     audio = {
         "patch_sizes": [4, 2], "hidden_sizes": [8, 16], "depths": [1, 1], "num_hidden_layers": 2,
@@ -375,63 +366,88 @@ def muse_spark() -> Family:
     return muse("muse_spark", audio_config=audio, audio_token_id=AUDIO_TOKEN)
 
 
-NAVIT = [[(4, 8)], [(8, 8), (8, 4), (8, 4)], [(12, 4)]]  # heights and widths in patches of an image and its slices
-NAVIT_CLIPS = [[(4, 8)] * 3, [(8, 8)] * 2]  # ... and of the frames of a video
-
-
-def navit(sizes: list[list[tuple]], suffix: str = ""):
-    """Layout of MiniCPM-V: patches side by side in one strip, slices behind their images."""
-
-    def inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        numbers = [i for row in rows for i in row]
-        targets = [size for i in numbers for size in sizes[i % len(sizes)]]
-        strips = [pixels(i, 3, 4, 4 * sum(h * w for h, w in sizes[i % len(sizes)])) for i in numbers]
-        return {f"pixel_values{suffix}": torch.cat(strips, -1)[None], f"target_sizes{suffix}": torch.tensor(targets)}
-
-    return inputs
-
-
-def minicpm(model_type: str, downsample_mode: str = "16x") -> Family:
-    area, slice_start, slice_end = int(downsample_mode[:-1]), 94, 95
+def lfm3_vl() -> Family:
     model = build(
-        model_type, vision_config=SIZES, text_config={**qwen3_5_text(), "model_type": "qwen3_5_text"},
-        insert_layer_id=0, image_size=16, downsample_mode=downsample_mode, image_start_id=START, image_end_id=END,
-        slice_start_id=slice_start, slice_end_id=slice_end, newline_id=NEWLINE, **PAIR,
+        "lfm3_vl", text_config={**TEXT, **CONVOLUTION}, projector_hidden_size=32, **SEEN,
+        vision_config={**VISION, **CONVOLUTION, "num_key_value_heads": 4},
+    )  # fmt: skip
+    return packed_family(model, timed(VIDEO))
+
+
+def hyperclovax_vision_v2() -> Family:
+    model = build("hyperclovax_vision_v2", text_config=TEXT, vision_config=WINDOWS, **PAIR)
+    return packed_family(model, merged(CLIPS, VIDEO))
+
+
+def nemotron_h_omni() -> Family:
+    text = {
+        **TEXT, "layers_block_type": ["linear_attention", "full_attention", "moe"], "num_hidden_layers": 3,
+        "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
+        "n_routed_experts": 4, "moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16,
+    }  # fmt: skip
+    model = build(
+        "nemotron_h_omni", text_config=text, vision_hidden_size=32, projector_hidden_size=32, **PAIR,
+        vision_config={**VISION, "max_img_size": 64, "video_temporal_patch_size": 2},
     )  # fmt: skip
 
-    def image_tokens(i: int) -> list[int]:
-        (height, width), *slices = NAVIT[i % len(NAVIT)]
-        rows = [[slice_start, *[IMAGE] * (h * w // area), slice_end, NEWLINE] for h, w in slices]
-        return [START, *[IMAGE] * (height * width // area), END, *sum(rows, [])[:-1]]
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        layout = packed(GRIDS, STILL)(rows)
+        return {"pixel_values": layout["pixel_values"], "image_grid_hw": layout["image_grid_thw"][:, 1:]}
 
-    def video_tokens(i: int) -> list[int]:
-        return sum([[START, *[VIDEO] * (h * w // area), END] for h, w in NAVIT_CLIPS[i % len(NAVIT_CLIPS)]], [])
+    def frames(i: int) -> int:
+        return 4 - 2 * (i % 2)  # a visual token sees two
 
-    return Family(model, image_tokens, navit(NAVIT), video_tokens, navit(NAVIT_CLIPS, "_videos"))
+    def video_tokens(i: int) -> list[int]:  # its processor marks videos like images
+        return [token for t in range(frames(i) // 2) for token in (30 + t, START, *[IMAGE] * 4, END)]
 
+    def video_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        return {"pixel_values_videos": torch.cat([pixels(i, frames(i), 3, 16, 16) for i in flat(rows)])}
 
-def minicpmv4_6() -> Family:
-    return minicpm("minicpmv4_6")
-
-
-def minicpmv4_7() -> Family:
-    return minicpm("minicpmv4_7")
+    return Family(model, merged(GRIDS, IMAGE), image_inputs, video_tokens, video_inputs)
 
 
-def minicpm_ocr() -> Family:
-    return minicpm("minicpm_ocr", "4x")
+def inkling_text(**fields) -> dict:
+    return {
+        **TEXT, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "d_rel": 4,
+        "sliding_window_size": 16, "rel_extent": 32, "layer_types": ["hybrid_sliding", "hybrid"],
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "unpadded_vocab_size": TEXT["vocab_size"], "initializer_range": 0.1,  # with 0.02 words hardly see pictures
+        **fields,
+    }  # fmt: skip
 
 
-KNOWN_FAILURES = {
-    ("hunyuan_vl", "neighbours"): "transformers numbers the images of all rows in one go in its position ids, so that "
-    "an answer depends on the other rows",
-    ("kimi_k25", "video"): "transformers itself fails on clips of more than one frame (`get_video_features` averages "
-    "over time, then splits as if it had not)",
-}
-REFUSED = {
-    "glm_image": "it draws pictures; `AutoModelForImageTextToText` does not load it, and its language model sees code "
-    "book entries instead of visual features",
-}
+def inkling() -> Family:
+    model = build(
+        "inkling_mm_model", image_token_id=IMAGE, audio_token_id=94, image_bos_token_id=START, audio_bos_token_id=95,
+        text_config=inkling_text(n_shared_experts=1, logits_mup_width_multiplier=1.0),
+        vision_config={"patch_size": 2, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32},
+        audio_config={"n_mel_bins": 4, "mel_vocab_size": 4},
+    )  # fmt: skip
+
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.cat([pixels(i, 6 + i % 3, 2, 2, 2, 3) for i in flat(rows)])}
+
+    return Family(model, lambda i: [START, *[IMAGE] * (6 + i % 3)], image_inputs)
+
+
+def inkling2() -> Family:
+    grids = [(1, 2, 2), (1, 2, 4), (1, 3, 2)]
+    model = build(
+        "inkling2", image_token_id=IMAGE, text_config=inkling_text(n_layers_per_attn_res_block=2),
+        vision_config={
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 2, "mlp_ratio": 1.0,
+            "posemb_grid_size": 4, "projection_hidden_dim": 32, "text_hidden_size": 32,
+        },
+    )  # fmt: skip
+
+    def image_inputs(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        numbers = flat(rows)
+        patches = [pixels(i, prod(grids[i % 3]), 4, 4, 3) for i in numbers]
+        return {"pixel_values": torch.cat(patches), "image_grid_thw": torch.tensor([grids[i % 3] for i in numbers])}
+
+    return Family(model, lambda i: [START, *[IMAGE] * prod(grids[i % 3])], image_inputs)
+
+
 FAMILIES = {
     "cohere_compass": cohere_compass,
     "cosmos3_edge": cosmos3_edge,
@@ -440,26 +456,30 @@ FAMILIES = {
     "ernie4_5_vl_moe": ernie4_5_vl_moe,
     "exaone4_5": exaone4_5,
     "glm46v": glm46v,
-    "glmga": glmga,
-    "glm4v": glm4v,
+    "glm4v": partial(glm, "glm4v", MROPE_TEXT),
     "glm4v_moe": glm4v_moe,
     "glm5_next": glm5_next,
-    "glm_ocr": glm_ocr,
+    "glm_ocr": partial(glm, "glm_ocr", MROPE_TEXT),
+    "glmga": partial(glm46v, "glmga"),
     "hunyuan_vl": hunyuan_vl,
+    "hyperclovax_vision_v2": hyperclovax_vision_v2,
+    "inkling2": inkling2,
+    "inkling_mm_model": inkling,
     "kimi_k25": kimi_k25,
-    "minicpm_ocr": minicpm_ocr,
-    "minicpmv4_6": minicpmv4_6,
-    "minicpmv4_7": minicpmv4_7,
+    "lfm3_vl": lfm3_vl,
     "minimax_m3_vl": minimax_m3_vl,
-    "muse_glimmer": muse_glimmer,
+    "muse_glimmer": partial(muse, "muse_glimmer"),
     "muse_spark": muse_spark,
+    "nemotron_h_omni": nemotron_h_omni,
     "paddleocr_vl": paddleocr_vl,
-    "qwen2_5_omni_thinker": qwen2_5_omni_thinker,
+    "qwen2_5_omni_thinker": partial(thinker, "qwen2_5_omni_thinker", WINDOWS, MROPE_TEXT),
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_5": qwen3_5,
     "qwen3_5_moe": qwen3_5_moe,
-    "qwen3_omni_moe_thinker": qwen3_omni_moe_thinker,
+    "qwen3_omni_moe_thinker": partial(
+        thinker, "qwen3_omni_moe_thinker", DEEPSTACK, {**MROPE_TEXT, **EXPERTS, "num_experts": 4}
+    ),
     "qwen3_vl": qwen3_vl,
     "qwen3_vl_moe": qwen3_vl_moe,
     "qwen4_exp": qwen4_exp,
