@@ -222,8 +222,6 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         refined, seen = self.multi_perspective_projection(
             flat.to(device), index.to(device), valid.to(device), sample, position
         )
-        # A copy, because the foundation's generate repeats the features of this very object for its beams.
-        encoded = copy.copy(encoded)
         refined = refined.to(flat.device).split(entries)  # as the foundation grouped them
         stacked = isinstance(features, torch.Tensor)
         encoded.pooler_output = torch.stack(refined) if stacked else type(features)(refined)
