@@ -206,7 +206,8 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             self._check_grid(encoded, lengths)
             given, entries = torch.full_like(lengths, number), (parts * number).tolist()
         elif kept is not None:
-            given = torch.stack([part.sum() for part in kept.cpu().split(lengths.tolist())])
+            image = torch.arange(len(lengths), device="cpu").repeat_interleave(lengths)  # that a visual token is of
+            given = torch.zeros_like(lengths).index_add(0, image, kept.cpu().long())
         if given.sum() != placeholders.sum():
             raise ValueError(
                 f"{placeholders.sum()} placeholders for visual tokens in input_ids, but {given.sum()} visual tokens; "

@@ -185,10 +185,11 @@ def check_video(family: Family) -> str | None:
     check_refined_answers(family, family.batch([[1, 2]], modality="video"))
     check_sight(family, "video")
     check_alone(family, "video")
-    seen = upgrade_with_open_gates(family)(**batch, output_perspectives=True).perspectives["video"]
-    frames = [[family.video_frames(i) for i in row] for row in RAGGED]
-    expected = [row for row, numbers in enumerate(frames) for _ in range(sum(numbers))]
-    assert seen["sample"].tolist() == expected, f"frames of rows {seen['sample'].tolist()}, expected {expected}"
+    model = upgrade_with_open_gates(family)
+    for rows in (ONE_EACH, RAGGED):
+        seen = model(**family.batch(rows, modality="video"), output_perspectives=True).perspectives["video"]
+        expected = [row for row, numbers in enumerate(rows) for i in numbers for _ in range(family.video_frames(i))]
+        assert seen["sample"].tolist() == expected, f"frames of rows {seen['sample'].tolist()}, expected {expected}"
     between = seen["temporal"].diagonal(dim1=0, dim2=2).sum() / seen["temporal"].sum()
     assert between < 0.99, "no frame looks at another"
     return None
