@@ -31,5 +31,5 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	$(RUN) -m pip install -c constraints.txt torch
-	$(RUN) -m pip install -c constraints.txt -e ".[dev,video]"
+	$(RUN) -m pip install -c constraints.txt -e ".[dev,serve,video]"
 	@touch $@

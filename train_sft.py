@@ -26,7 +26,7 @@ from modeling_emollm.emoprompt import process_texts, render_chat, split_answer
 
 
 CARD = Path(__file__).parent / "model_cards" / "emollm.md.jinja"
-COLUMNS = ["id", "task", "setting", "images", "choices", "messages"]
+COLUMNS = ["id", "task", "images", "rationale", "messages"]
 
 
 @dataclass
@@ -42,10 +42,18 @@ class EmoLLMArguments:
     emoprompt_share: float = field(
         default=0.5, metadata={"help": "Share of the rows that are trained with EmoPrompt, from 0 to 1."}
     )
+    reason_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of those that learn to reason before they answer, from 0 to 1; rows without a rationale "
+            "(see evaluation.rationales) learn to answer all the same."
+        },
+    )
 
     def __post_init__(self):
-        if not 0 <= self.emoprompt_share <= 1:
-            raise ValueError(f"emoprompt_share={self.emoprompt_share} must be from 0 to 1.")
+        for name in ("emoprompt_share", "reason_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1.")
         if self.visual_tokens_per_image is not None and not self.upgrade:
             raise ValueError(
                 f"visual_tokens_per_image={self.visual_tokens_per_image} is chosen at the upgrade: set upgrade to "
@@ -105,19 +113,32 @@ class EmoBenchCollator:
         max_length (`int` or `None`): the most tokens that a row may have. A longer one is an error: cut short, it
             would lose its answer.
         emoprompt_share (`float`): the share of rows that EmoPrompt guides; which ones follows from their `id`.
-        seed (`int`): of that choice.
+        reason_share (`float`): the share of these that learn their rationale before the answer, if they have one.
+        seed (`int`): of both choices.
     """
 
-    def __init__(self, processor: ProcessorMixin, max_length: int | None, emoprompt_share: float, seed: int):
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        max_length: int | None,
+        emoprompt_share: float,
+        reason_share: float,
+        seed: int,
+    ):
         self.processor = processor
         self.max_length = max_length
         self.emoprompt_share = emoprompt_share
+        self.reason_share = reason_share
         self.seed = seed
 
-    def _is_guided(self, row: dict) -> bool:
+    def _guidance(self, row: dict) -> dict | None:
+        """EmoPrompt's arguments for a row, or None."""
         digest = hashlib.sha256(f"{self.seed}/{row['id']}".encode()).digest()
-        drawn = int.from_bytes(digest[:4], "big") < self.emoprompt_share * 2**32
-        return drawn and row["task"] in EMOTION_TASKS  # plain rows, such as captions, have no guidance
+        guided, reasons = (int.from_bytes(digest[i : i + 4], "big") / 2**32 for i in (0, 4))
+        if row["task"] not in EMOTION_TASKS or guided >= self.emoprompt_share:  # captions have no guidance
+            return None
+        mode = "reason" if row["rationale"] and reasons < self.reason_share else "answer"
+        return {"emotion_task": row["task"], "emotion_mode": mode}
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask` and `labels` of shape `(B, T)`, and the pixels; -100 where not to learn."""
@@ -127,12 +148,12 @@ class EmoBenchCollator:
                 raise ValueError(f"Row {row['id']} has no answer to learn; remove it or give it one.")
             if any(item["type"] == "video" for item in row["messages"][0]["content"]):
                 raise ValueError(f"Row {row['id']} is a clip without frames: build it again with --video frames.")
-            guidance = {}
-            if self._is_guided(row):
-                labels = row["choices"] if row["setting"] == "closed" else []
-                guidance = {"emotion_mode": "answer", "emotion_task": row["task"], "emotion_labels": labels}
-            full = render_chat(self.processor, row["messages"], **guidance)
-            prompt = render_chat(self.processor, row["messages"][:-1], add_generation_prompt=True, **guidance)
+            guidance, messages = self._guidance(row), row["messages"]
+            if guidance and guidance["emotion_mode"] == "reason":
+                answer = f"{row['rationale']}\nAnswer: {messages[-1]['content'][0]['text']}"
+                messages = [*messages[:-1], {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+            full = render_chat(self.processor, messages, guidance)
+            prompt = render_chat(self.processor, messages[:-1], guidance, add_generation_prompt=True)
             texts.append(full)
             answer_lengths.append(len(split_answer(self.processor, prompt, full)))
         batch = process_texts(self.processor, texts, [row["images"] for row in rows], padding_side="left")
@@ -240,13 +261,22 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
     model, processor = load_model(script_args, training_args, model_args)
     evaluate = training_args.eval_strategy != "no"
     train_rows = load_rows(script_args.datasets, "train")
+    if script_args.reason_share and not any(train_rows["rationale"]):
+        raise ValueError(
+            f"reason_share={script_args.reason_share}, but no row of {', '.join(script_args.datasets)} has a "
+            "rationale: write them with `python -m evaluation.rationales`, or leave reason_share out."
+        )
     if training_args.train_sampling_strategy == "group_by_length":
         train_rows = train_rows.add_column("length", token_lengths(train_rows, processor))
     trainer = EmoLLMTrainer(
         model=model,
         args=training_args,
         data_collator=EmoBenchCollator(
-            processor, training_args.max_length, script_args.emoprompt_share, training_args.seed
+            processor,
+            training_args.max_length,
+            script_args.emoprompt_share,
+            script_args.reason_share,
+            training_args.seed,
         ),
         train_dataset=train_rows,
         eval_dataset=load_rows(script_args.datasets, "validation") if evaluate else None,

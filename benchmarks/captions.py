@@ -27,6 +27,7 @@ FEATURES = Features(
         "setting": Value("string"),
         "images": List(Image()),
         "choices": List(Value("string")),
+        "rationale": Value("string"),
         "messages": List(Json()),
     }
 )
@@ -69,6 +70,7 @@ def draw_caption(index: int, seed: int) -> dict:
         "setting": "open",
         "images": [{"bytes": image, "path": None} for image in images],
         "choices": [],
+        "rationale": None,
         "messages": [
             {"role": "user", "content": content},
             {"role": "assistant", "content": [{"type": "text", "text": caption}]},

@@ -191,11 +191,11 @@ def build_foundation(
 
 
 def corpus_of(dataset: str) -> list[str]:
-    """The instructions and answers of an EmoBench folder's training split, and EmoPrompt's guidance."""
+    """The instructions, answers and rationales of an EmoBench folder's training split, and EmoPrompt's guidance."""
     texts = {PROLOGUE}
     for name in get_dataset_config_names(dataset):
-        rows = load_dataset(dataset, name, split="train").select_columns(["instruction", "answer"])
-        texts.update(rows["instruction"], rows["answer"])
+        rows = load_dataset(dataset, name, split="train").select_columns(["instruction", "answer", "rationale"])
+        texts.update(rows["instruction"], rows["answer"], filter(None, rows["rationale"]))
     return sorted(texts)
 
 

@@ -19,6 +19,7 @@ FEATURES = Features(
         "answer": Value("string"),
         "answers": List(Value("string")),
         "label_distribution": List(Value("float32")),
+        "rationale": Value("string"),
         "attributes": Json(),
         "licence": Value("string"),
         "messages": List(Json()),

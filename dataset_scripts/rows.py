@@ -23,6 +23,7 @@ TEXT_FIELDS = [
     pa.field("answer", pa.string()),
     pa.field("answers", pa.list_(pa.string())),
     pa.field("label_distribution", pa.list_(pa.float32())),
+    pa.field("rationale", pa.string()),
     pa.field("attributes", pa.json_()),
     pa.field("licence", pa.string()),
     pa.field("messages", pa.list_(pa.json_())),
@@ -76,6 +77,7 @@ def render_rows(sample, size, frames):
             "answer": sample.answer,
             "answers": sample.answers,
             "label_distribution": sample.label_distribution,
+            "rationale": None,  # evaluation.rationales writes it, into a finished build
             "attributes": dump(sample.attributes),
             "licence": sample.licence,
             "messages": [dump(message) for message in render_messages(sample, setting, images)],

@@ -186,6 +186,24 @@ class Digest:
         return self.hash.hexdigest()
 
 
+def open_writer(file, metadata, shared):
+    """The `pyarrow.parquet.ParquetWriter` of a shard.
+
+    Args:
+        file (`BufferedIOBase`): Open for writing.
+        metadata (`dict`): Of the file's schema; `datasets` finds the features there.
+        shared (`bool`): Whether rows share pictures or clips, which are then stored once.
+    """
+    return pq.ParquetWriter(
+        file,
+        ROW_SCHEMA.with_metadata(metadata),
+        use_dictionary=MEDIA_COLUMNS if shared else [],
+        dictionary_pagesize_limit=4 * GROUP_BYTES,
+        compression={**dict.fromkeys(TEXT_COLUMNS, "zstd"), **dict.fromkeys(MEDIA_COLUMNS, "none")},
+        write_statistics=["id", "source", "setting", "answer"],
+    )
+
+
 def write_shard(work, request, shard, metadata):
     """Write one shard, and its record: rows, bytes, labels by source, what was left out, and the file's hash.
 
@@ -197,19 +215,11 @@ def write_shard(work, request, shard, metadata):
     """
     rows = read_text(work, shard.parts)
     rows = rows.combine_chunks()
-    shared = [] if pc.all(rows["first"]).as_py() else MEDIA_COLUMNS
     number, size, samples, labels, skipped = 0, 0, Counter(), Counter(), Counter()
     path = work / "result" / shard.path
     with whole_file(path) as file:
         written = Digest(file)
-        with pq.ParquetWriter(
-            file,
-            ROW_SCHEMA.with_metadata(metadata),
-            use_dictionary=shared,
-            dictionary_pagesize_limit=4 * GROUP_BYTES,
-            compression={**dict.fromkeys(TEXT_COLUMNS, "zstd"), **dict.fromkeys(MEDIA_COLUMNS, "none")},
-            write_statistics=["id", "source", "setting", "answer"],
-        ) as writer:
+        with open_writer(file, metadata, not pc.all(rows["first"]).as_py()) as writer:
             for group in read_groups(request, rows, skipped):
                 text, table = group.complete(rows)
                 writer.write_table(table.replace_schema_metadata(metadata))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 SPLITS = ("train", "validation", "test")
 NO_YES = ("no", "yes")
 TURNS = 6  # of the conversation before a clip, the latest so many are quoted

@@ -122,7 +122,10 @@ def main(args: argparse.Namespace) -> None:
     model = AutoModelForImageTextToText.from_pretrained(args.model, trust_remote_code=True).to(device).eval()
     processor = attach_emoprompt(AutoProcessor.from_pretrained(args.model, trust_remote_code=True))
 
-    content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": args.question}]
+    question = args.question
+    if not all(label in question for label in args.labels):  # as EmoBench asks, and as EmoLLMs are trained
+        question += f" Answer with one of: {', '.join(args.labels)}."
+    content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
     row = {
         "id": args.question,
         "source": None,

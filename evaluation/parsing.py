@@ -1,81 +1,249 @@
-"""Generated text to a label of the label set, or to None: never a default, so that what can't be read counts as wrong.
+"""Generated text to labels: never a default, so that what can't be read counts as wrong.
 
-The words for an emotion are its inflections and plain synonyms. They cover Ekman's basic emotions (Ekman 1992, "An
-argument for basic emotions") with contempt (Ekman & Friesen 1986) and neutral, as in FER+ (Barsoum et al. 2016), and
-the eight of Mikels et al. 2005 ("Emotional category data on images from the International Affective Picture System").
+What is read, in this order:
+
+1. Thinking (`<think>...</think>` and its kin) is dropped, also where it never ends.
+2. If there is "Answer:" (or "**Answer:**", "Final answer -", a heading, JSON's "answer", `<answer>`, `boxed{`), the
+   line after the last one decides, its paragraph for several labels. If that can't be read, nothing is.
+3. Questions name nothing, nor do refusals, nor a sentence with every option next to one with fewer.
+4. A clause of nothing but labels and fillers ("Probably happiness.", "the answer is no") decides over all others.
+5. Otherwise every clause counts. A label is negated by an odd number of negations up to eight words before it, in its
+   clause or in a list that ends in "or" ("no anger, fear, or joy"), and by "is not" or "-free" right behind: "not
+   unfunny" and "no doubt that it is funny" mean funny.
+
+Where the labels are no and yes, the two, in 22 languages, make up the clauses of step 4, or begin one ("Yes it is",
+"No it is not"). Without them the words for the task count: "not funny" means no, "if it is funny" nothing. More than
+one label is none, unless `several`.
+
+The words are in lexicon.json. `forms` are a label's own inflections: such a word belongs to it, whatever else it could
+mean. They are listed, since Snowball's English stemmer takes careful for care, comfortable for comfort, information
+for inform and contents for contentment, but not angry for anger or advice for advise. `synonyms` count unless two
+labels of the present set claim the word. They follow the tree of Shaver et al. 1987 ("Emotion knowledge") and Parrott
+2001, and GoEmotions' mapping to Ekman's six (Demszky et al. 2020). Of the eight of Mikels et al. 2005, contentment has
+the calm and pleasant words of Russell 1980, awe those of Keltner & Haidt 2003; contempt is Ekman & Friesen's (1986).
+Fear and surprise both claim shock. Yes and no are `yesstr` and `nostr` of Unicode CLDR 48, with what is said besides
+(such as 是的). They count as whole clauses only, since most mean something else elsewhere (ja, si, tak, ne). Where
+they do so even then, as colloquial Polish "no" does, the meaning in the CLDR decides.
 """
 
+import json
 import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 
-WORDS = {  # label: inflections, then synonyms that no other label here can claim
-    "amusement": "amused amusing",
-    "anger": "angry angered furious mad enraged outraged rage",
-    "awe": "awed amazement amazed awestruck",
-    "contempt": "contemptuous disdain disdainful scorn scornful",
-    "contentment": "content contented satisfied satisfaction",
-    "disgust": "disgusted disgusting revolted revulsion",
-    "excitement": "excited exciting thrilled",
-    "fear": "fearful afraid scared frightened terrified terror",
-    "happiness": "happy happily joy joyful joyous cheerful glad delighted",
-    "joy": "joyful joyous happy happiness cheerful glad delighted",
-    "neutral": "neutrality emotionless expressionless",
-    "sadness": "sad sadly unhappy sorrow sorrowful unhappiness",
-    "surprise": "surprised surprising astonished astonishment shocked",
-}
-YES_WORDS = {  # what a sentence calls it instead of saying yes
-    "hate_detection": "hateful hate harmful offensive",
-    "humor_detection": "humorous humor humour funny joke",
-    "sarcasm_detection": "sarcastic sarcasm ironic irony",
-}
-NEGATIONS = {"no", "not", "never", "neither", "nor", "without", "cannot", "hardly"}
-NEGATION_REACH = 3  # words
+LEXICON = json.loads((Path(__file__).parent / "lexicon.json").read_text(encoding="utf-8"))
+PUNCTUATION = str.maketrans(dict(zip("\u2019\u2013\u2014。।、،؟؛", ["'", " - ", " - ", *"..,,?;"], strict=True)))
+# A word is what punctuation and symbols leave: `\w` would cut Hindi at its vowel signs.
+WORD = re.compile(r"[^\s!-/:-@\[-`{-~\u00a1-\u00bf\u2000-\u206f\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+")
+
+THOUGHT = r"(?:think|thinking|thought|reasoning)[>▷]"
+ANSWER = re.compile(
+    r"\b(?:answers?|antwort|réponse|respuesta|risposta|resposta|ответ)[\"'`*_\s]*(?:[:=]|-\s)"
+    r"|(?:答案|回答|정답)\s*:|<answer>|\\boxed\s*\{|^[#*_ \t]*(?:final )?answers?[*_ \t]*$",
+    re.MULTILINE,
+)
+JSON_VALUE = re.compile(r'\s*(?:"[^"\n]*"|\[[^\]]*\]|(?:true|false|null)\b)')
+
+REACH = 8  # words
+NEGATIONS = frozenset(
+    "no not never neither none nobody nothing without non hardly barely scarcely lack lacks lacking absence absent "
+    "devoid doubt deny denying fail fails failed unlikely less than".split()
+)
+REWRITES = (
+    (r"n't\b|\b(?:is|are|was|does|do|did|would)nt\b", " not"),
+    (r"\bcannot\b", "can not"),
+    # what sounds like a negation or a label and is none
+    (r"\bnot (?:only|just|merely|simply|solely)\b|\bnothing short of\b", " "),
+    (r"\b(?:more than|no (?:question|wonder)|beyond (?:any |a )?doubt)\b", " "),
+    (r"\bi(?:'m| am|'d be| would be) (?:\w+ )?(?:happy|glad|delighted|pleased|afraid|excited|sad)\b", " "),
+    (r"\b(?:the|this|its|of|overall|visual|image) contents?\b|\bcontents? of\b", " "),
+    (r"\bneutral (?:background|colou?rs?|tones?|light(?:ing)?)\b", " "),
+    (r"\b(?:far from|anything but|instead of|free of|free from|less than)\b", " not "),
+    (r"\s-+\s", ","),
+    (r"\b(?:but|however|although|though|whereas|while)\b", ";"),
+    (r"\b(?:because|since|due to|which)\b", ","),
+)
+NEGATION = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b")
+NEGATED_BEHIND = re.compile(r"(?:(?:is|are|was|were) (?:not|absent|missing|lacking|unlikely)|free)\b")
+ENUMERATED = re.compile(r",(?=\s*(?:\w+(?:\s\w+)?\s*)?(?:,|$))")  # before one or two words
+REFUSAL = re.compile(
+    r"\b(?:i|we)\b[^.;:!?\n]{0,20}\b(?:not|unable|never)\b(?: \w+){0,3}? (?:able|help|assist|comply|engage|provide"
+    r"|fulfil|participate|generate|create|discuss|support|continue|answer|respond|analy[sz]e|comment|judge|evaluate"
+    r"|assess|identify|determine|tell|infer|know|recogni[sz]e|interpret|comfortable)\b|\bcan? not say\b|\bas an ai\b"
+    r"|\blanguage model\b|\b(?:i'm|i am|we're|we are) (?:\w+ )?sorry\b|^\W*sorry\b|\bi apologi[sz]e\b|\bguidelines\b"
+)
+UNDECIDED = re.compile(
+    r"\b(?:whether|if|unclear|unsure|uncertain|not (?:\w+ )?(?:clear|sure|certain)|impossible|(?:hard|difficult) to)\b"
+)
+FILLERS = NEGATIONS | frozenset(
+    "a absolutely actually also an and answer be believe best certainly choice clear clearly correct d definitely "
+    "do does dominant emotion feeling final guess hard hmm i intent is it label likely m main maybe most my option "
+    "or overall perhaps possibly primarily probably s say so that the therefore think this thus to well would".split()
+)
+AFTER_NO = frozenset("and because he i it not or she that the there they this".split())  # else as in "no sarcasm"
+OPPOSITE = {"yes": "no", "no": "yes"}
+
+Phrases = dict[tuple[str, ...], str]  # words to the one label that they mean
+Found = list[tuple[int, int, str]]  # where a phrase begins and ends, and its label
 
 
-def words_of(text: str) -> tuple[list[str], list[int]]:
-    """The words in lower case, and for each the number of the clause it stands in."""
-    text = re.sub(r"n't\b", " not", text.casefold().replace("\u2019", "'"))
-    clauses = [re.findall(r"[^\W_]+", clause) for clause in re.split(r"[.,;:!?\n]|\bbut\b", text)]
-    return [word for words in clauses for word in words], [i for i, words in enumerate(clauses) for _ in words]
+def normalise(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold().translate(PUNCTUATION)
 
 
-def phrases_of(choices: list[str], task: str) -> dict[tuple[str, ...], str]:
-    """Sequence of words: the one label it means. A word that several of the labels could mean is left out."""
-    claims: dict[tuple[str, ...], set[str]] = {}
+def rewrite(text: str) -> str:
+    for pattern, replacement in REWRITES:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def phrases_in(words: str) -> set[tuple[str, ...]]:
+    return {tuple(WORD.findall(phrase)) for phrase in normalise(words).split(",")}
+
+
+YES_OR_NO = {phrase: label for label in OPPOSITE for phrase in phrases_in(LEXICON[label])}
+
+
+@cache
+def phrases_of(choices: tuple[str, ...], task: str) -> Phrases:
+    """The words for each label; for no and yes, the words for the task."""
+    if set(choices) == set(OPPOSITE):
+        words = {"yes": LEXICON["tasks"].get(task, ""), "no": LEXICON["opposites"].get(task, "")}
+        return {phrase: label for label in choices for phrase in phrases_in(words[label])}
+    own, claims = {}, {}
     for label in choices:
-        for word in (YES_WORDS.get(task, "") if label == "yes" else WORDS.get(label.casefold(), "")).split():
-            claims.setdefault((word,), set()).add(label)
-    names = {tuple(words_of(label)[0]): label for label in choices}
-    return {phrase: min(labels) for phrase, labels in claims.items() if len(labels) == 1} | names
+        own |= dict.fromkeys(phrases_in(LEXICON["forms"].get(label.casefold(), "")), label)
+        for phrase in phrases_in(LEXICON["synonyms"].get(label.casefold(), "")):
+            claims.setdefault(phrase, []).append(label)
+    names = {tuple(WORD.findall(normalise(label))): label for label in choices}
+    return {phrase: labels[0] for phrase, labels in claims.items() if len(labels) == 1} | own | names
 
 
-def parse_answer(text: str, choices: list[str], task: str) -> str | None:
+def find(words: list[str], phrases: Phrases) -> Found:
+    """The phrases among the words, from the left, the longest first."""
+    longest, found, start = max(map(len, phrases), default=0), [], 0
+    while start < len(words):
+        ends = range(min(start + longest, len(words)), start, -1)
+        end = next((end for end in ends if tuple(words[start:end]) in phrases), None)
+        if end:
+            found.append((start, end, phrases[tuple(words[start:end])]))
+        start = end or start + 1
+    return found
+
+
+def is_bare(words: list[str], found: Found) -> bool:
+    covered = {i for start, end, _ in found for i in range(start, end)}
+    return all(i in covered or word in FILLERS for i, word in enumerate(words))
+
+
+def is_negated(words: list[str], start: int, end: int, starts: set[int]) -> bool:
+    reach = range(max(0, start - REACH), start)
+    # "does not smile and is angry", but "not sad and angry"
+    reach = words[max((i for i in reach if words[i] == "and" and i + 1 not in starts), default=reach.start) : start]
+    behind = " ".join(words[end : end + 2])
+    return sum(word in NEGATIONS for word in reach) % 2 == 1 or bool(NEGATED_BEHIND.match(behind))
+
+
+def answer_part(text: str, several: bool) -> str:
+    """Steps 1 and 2 on a normalised text."""
+    text = re.split(f"[<◁]{THOUGHT}", re.split(f"[<◁]/{THOUGHT}", text)[-1])[0]
+    *_, marker = None, *ANSWER.finditer(text)
+    if marker:
+        text = text[marker.end() :]
+        value = JSON_VALUE.match(text) if '"' in marker[0] else None
+        text = value[0] if value else text
+    text = re.sub(r"<[^<>\n]{0,30}>", "\n", text).lstrip(" \t\n#>*_`'\"-")
+    return text.split("\n\n" if several else "\n")[0] if marker else text
+
+
+def clauses_of(sentence: str) -> list[str]:
+    """Those with words in them; "no anger, fear, or joy" is one."""
+    negation, end = NEGATION.search(sentence), max(sentence.rfind(" or "), sentence.rfind(" nor "))
+    if negation and end > negation.start():
+        listed = ENUMERATED.sub(" ", sentence[negation.start() : end])
+        sentence = sentence[: negation.start()] + listed + sentence[end:]
+    return list(filter(WORD.search, re.split(r"[,()\[\]{}|]", sentence)))
+
+
+def read_clause(clause: str, binary: bool, phrases: Phrases) -> Iterator[tuple[str, int]]:
+    """
+    The labels that a clause names, with a weight: 2 for yes and no, 1 for a label with nothing but fillers, 0 for
+    others.
+
+    Args:
+        clause (`str`): words without punctuation.
+        binary (`bool`): whether the labels are no and yes.
+        phrases (`dict[tuple[str, ...], str]`): of [`phrases_of`].
+    """
+    words = WORD.findall(clause)
+    found = find(words, phrases)
+    if binary:
+        said = [
+            (start, end, label)
+            for start, end, label in find(words, YES_OR_NO)
+            if words[start:end] != ["no"] or end == len(words) or words[end] in AFTER_NO
+        ]
+        alone = is_bare(words, said)
+        yield from ((label, 2) for start, _, label in said if alone or start == 0 and words[0] in OPPOSITE)
+        if UNDECIDED.search(clause):
+            return
+    weight = int(not binary and is_bare(words, found))
+    starts = {start for start, _, _ in found}
+    negated, last = False, 0
+    for start, end, label in found:
+        goes_on = negated and set(words[last:start]) <= {"or"}
+        negated, last = goes_on or is_negated(words, start, end, starts), end
+        if binary or not negated:
+            yield OPPOSITE[label] if negated else label, weight
+
+
+def parse_answer(text: str, choices: list[str], task: str, several: bool = False) -> list[str]:
     """
     Args:
-        text (`str`): what a model generated. If it has "Answer:", only what follows the last one is read.
+        text (`str`): what a model generated.
         choices (`list[str]`): the label set.
         task (`str`): one of the five.
+        several (`bool`): whether more than one label may be given.
 
     Returns:
-        `str` or `None`: the label that the text names, by itself or by one of its words; `None` if it names none, or
-        more than one. A negated label ("not happy") is not named. For no and yes, "not funny" names no, and a text
-        that begins with one of the two means it.
+        `list[str]`: the labels that the text names, in the order of `choices`; empty if it names none or, unless
+        `several`, more than one. The module says what is read.
     """
-    words, clauses = words_of(re.split(r"answer\s*:", text, flags=re.IGNORECASE)[-1])
-    phrases = phrases_of(choices, task)
-    binary = set(choices) == {"no", "yes"}
-    if binary and words[:1] in (["yes"], ["no"]):
-        return words[0]
-    named, i = set(), 0
-    longest = max(map(len, phrases), default=0)
-    while i < len(words):
-        length = next((n for n in range(longest, 0, -1) if tuple(words[i : i + n]) in phrases), 0)
-        if length:
-            label = phrases[tuple(words[i : i + length])]
-            before = range(max(0, i - NEGATION_REACH), i)
-            if not any(words[j] in NEGATIONS and clauses[j] == clauses[i] for j in before):
-                named.add(label)
-            elif binary and label == "yes":
-                named.add("no")
-        i += length or 1
-    return named.pop() if len(named) == 1 else None
+    part = rewrite(answer_part(normalise(text), several))
+    binary = set(choices) == set(OPPOSITE)
+    phrases = phrases_of(tuple(choices), task)
+    refusal = binary and REFUSAL.search(part)
+    names, options = [], []
+    for sentence, mark in re.findall(r"([^.;:!?\n]+)([.;:!?\n]?)", part):
+        # "Sarcasm: the words clash" does not say that it is there
+        silent = refusal or (mark == ":" if binary else REFUSAL.search(sentence))
+        row = []
+        for clause in clauses_of(sentence):
+            row += read_clause(clause, binary, {} if silent else phrases)
+        if mark != "?":
+            listed = {label for label, weight in row if weight == 2 or not binary}
+            (options if listed == set(choices) else names).extend(row)
+    names = names or options  # all of the labels may be right
+    best = max((weight for _, weight in names), default=0)
+    given = {label for label, weight in names if weight == best}
+    return [label for label in choices if label in given] if several or len(given) == 1 else []
+
+
+def names_answer(sentence: str, choices: list[str], answers: list[str], task: str) -> bool:
+    """
+    Whether a sentence gives the answer away: it has a word for one of the true labels, negated or not, or for no and
+    yes, one of the two or a word for the task.
+
+    Args:
+        sentence (`str`): a sentence of a rationale.
+        choices (`list[str]`): the label set.
+        answers (`list[str]`): the true ones of them.
+        task (`str`): one of the five.
+    """
+    found = find(WORD.findall(rewrite(normalise(sentence))), phrases_of(tuple(choices), task))
+    if set(choices) == set(OPPOSITE):
+        return bool(found or parse_answer(sentence, choices, task, several=True))
+    return any(label in answers for _, _, label in found)

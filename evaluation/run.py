@@ -20,7 +20,7 @@ from datasets import Dataset, get_dataset_config_names, load_dataset
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from modeling_emollm.emoprompt import EMOTION_TASKS, attach_emoprompt
+from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
 from .metrics import score
 from .predictions import RESULTS, SETTINGS, append_predictions, resume_predictions, write_json
@@ -116,6 +116,7 @@ def main(args: argparse.Namespace) -> None:
         "dataset": args.dataset,
         "tasks": args.tasks,
         "emoprompt": emoprompt,
+        "emoprompt_wording": hashlib.sha256(PROLOGUE.encode()).hexdigest()[:16] if emoprompt else None,
         "split": args.split,
         "limit": args.limit,
         "seed": args.seed,
@@ -150,7 +151,7 @@ def main(args: argparse.Namespace) -> None:
             progress.update(len(batch))
             progress.set_postfix(accuracy=f"{correct / len(records):.3f}")
 
-    names = ("model", "revision", "dataset", "split", "emoprompt", "seed", "limit")
+    names = ("model", "revision", "dataset", "split", "emoprompt", "emoprompt_wording", "seed", "limit")
     results = {name: settings[name] for name in names} | {
         "versions": {library.__name__: library.__version__ for library in (torch, transformers, datasets)},
         "n": len(records),

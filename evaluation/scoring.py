@@ -86,9 +86,8 @@ def answer_rows(
         processor,
         questions,
         [row["images"] for row in rows],
-        emotion_mode=emoprompt,
-        emotion_tasks=[row["task"] for row in rows],
-        emotion_labels=[row["choices"] if row["setting"] == "closed" else [] for row in rows],
+        # the options are in the question already
+        [{"emotion_task": row["task"], "emotion_mode": emoprompt} for row in rows] if emoprompt else None,
     ).to(model.device, model.dtype)
     if is_scored(rows[0], emoprompt):
         labels = [answer_token_ids(processor, questions[0], choice) for choice in choices]
@@ -99,7 +98,8 @@ def answer_rows(
         tokens = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS[emoprompt], do_sample=False, num_beams=1)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
         texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-        predictions = [parse_answer(text, choices, row["task"]) for text, row in zip(texts, rows, strict=True)]
+        # a single label, or nothing that could be read
+        predictions = [next(iter(parse_answer(text, choices, rows[0]["task"])), None) for text in texts]
         probabilities = [None] * len(rows)
     copied = ("id", "source", "task", "setting", "answer", "choices", "label_distribution")
     return [

@@ -2,7 +2,7 @@
 
 from .compact import compact_processor
 from .configuration_emollm import PERSPECTIVES, EmoLLMConfig
-from .emoprompt import EMOTION_TASKS, answer_token_ids, attach_emoprompt, encode_chats
+from .emoprompt import EMOTION_TASKS, answer_token_ids, attach_emoprompt, encode_chats, guide_messages
 from .modeling_emollm import EmoLLMForConditionalGeneration, EmoLLMModel
 from .mvp import MultiPerspectiveVisualProjection
 
@@ -23,4 +23,5 @@ __all__ = [
     "attach_emoprompt",
     "compact_processor",
     "encode_chats",
+    "guide_messages",
 ]

@@ -1,14 +1,45 @@
 """EmoPrompt: guidance in the chat template, and the one way from conversations and pictures to a model's inputs.
 
-The name is the paper's (arXiv 2406.16442), the guidance is ours. Its wording follows appraisal theory (Scherer 2001,
-"Appraisal considered as a process of multilevel sequential checking"), valence and arousal (Russell 1980, "A
-circumplex model of affect"), facial action units (Ekman & Friesen 1978), incongruity for sarcasm (Joshi et al. 2015)
-and benign violation for humor (McGraw & Warren 2010).
+The name is the paper's (arXiv 2406.16442); what it says is ours, and rests on the psychology of emotion:
+
+- An emotion is read from what happens to somebody's goals (appraisal: Lazarus 1991, "Emotion and Adaptation", whose
+  core relational themes are the goal reached or blocked, the loss, the danger and the offence; Scherer 2001,
+  "Appraisal considered as a process of multilevel sequential checking", for what is unexpected), from valence and
+  arousal (Russell 1980, "A circumplex model of affect"), from the brows, eyes and lips (facial action units: Ekman &
+  Friesen 1978), from posture and gestures (de Gelder 2009, "Why bodies?") and gaze (Adams & Kleck 2005), from the
+  relation between people (Fischer & Manstead 2016, "Social functions of emotion") and from the scene (Barrett,
+  Mesquita & Gendron 2011, "Context in emotion perception") with its colours (Valdez & Mehrabian 1994, "Effects of
+  color on emotions").
+- Intent is the goal that makes an act a sensible means (Dennett 1987, "The Intentional Stance"; Baker, Saxe &
+  Tenenbaum 2009, "Action understanding as inverse planning").
+- Hate is an attack on people for a protected attribute, told from picture and words together (Kiela et al. 2020, "The
+  Hateful Memes Challenge"); who writes may also report or condemn it (Gitari et al. 2015; Röttger et al. 2021,
+  "HateCheck", for counter speech).
+- Humor is an expectation that is broken and makes sense in another way (Suls 1972), harmlessly (McGraw & Warren 2010,
+  "Benign violations").
+- Sarcasm says the opposite of what is meant (Grice 1975, "Logic and conversation"), told by words that clash with
+  the situation (Joshi et al. 2015) or with the picture (Schifanella et al. 2016).
+
+Template arguments, wherever a chat template is rendered (`apply_chat_template`, pipelines, TRL, servers):
+
+- `emotion_task`: one of [`EMOTION_TASKS`]; without it, the rendering is byte for byte the foundation's.
+- `emotion_mode`: `"answer"`, the default, asks for the bare label, `"reason"` for three short steps and a last line
+  `Answer: <label>`.
+- `emotion_labels`: a list of labels to choose from, or a mapping of label to definition; without it, it names none.
+- `emotion_context`: earlier turns of the dialogue that is asked about, a list of `{"speaker": ..., "text": ...}`,
+  quoted before the question.
+
+It guides the last turn of the user, around the last text in it, and leaves everything else alone: other turns, system
+and tool turns, pictures and the tools. What it can't follow raises a `jinja2.TemplateError` that says why: an unknown
+task or mode, labels or context given as one text, a label without its definition, a turn of the context without
+speaker or text, a conversation without a user's turn.
 """
 
+import json
 from pathlib import Path
 
 from transformers import BatchFeature, ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
 
 
 EMOTION_TASKS = (
@@ -44,29 +75,36 @@ def attach_emoprompt(processor: ProcessorMixin) -> ProcessorMixin:
 def render_chat(
     processor: ProcessorMixin,
     messages: list[dict],
+    guidance: dict | None = None,
     *,
-    emotion_mode: str | None = None,
-    emotion_task: str | None = None,
-    emotion_labels: list[str] | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
     """
-    One conversation as text. Without `emotion_mode` it is the foundation's own rendering.
+    One conversation as text. Without `guidance`, EmoPrompt's template arguments, it is the foundation's own rendering.
 
     Raises:
-        `ValueError`: if `emotion_mode` is given and EmoPrompt is not in front of the processor's chat template.
+        `ValueError`: if there is `guidance`, and no EmoPrompt in front of the processor's chat template.
     """
-    if emotion_mode is None:
-        return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
-    if not (processor.chat_template or "").startswith("{#- EmoPrompt"):
+    if guidance and not (processor.chat_template or "").startswith("{#- EmoPrompt"):
         raise ValueError("The processor's chat template has no EmoPrompt; call attach_emoprompt(processor) first.")
-    return processor.apply_chat_template(
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        emotion_task=emotion_task,
-        emotion_mode=emotion_mode,
-        emotion_labels=emotion_labels,
-    )
+    return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **(guidance or {}))
+
+
+def guide_messages(messages: list[dict], **guidance) -> list[dict]:
+    """
+    The conversation with EmoPrompt written into it, for a model whose chat template is out of reach, as behind an API.
+
+    Args:
+        messages (`list[dict]`): roles and contents that JSON can hold.
+        guidance: EmoPrompt's template arguments; without `emotion_task` the conversation stays as it is.
+
+    Raises:
+        `jinja2.TemplateError`: for arguments that EmoPrompt refuses.
+        `TypeError`: for messages that JSON can't hold.
+    """
+    json.dumps(messages)  # raises where transformers would write "<Image>" for a picture
+    template = PROLOGUE + "{{ messages | tojson }}"
+    return json.loads(render_jinja_template(conversations=[messages], chat_template=template, **guidance)[0][0])
 
 
 def process_texts(processor: ProcessorMixin, texts: list[str], images: list[list], padding_side: str) -> BatchFeature:
@@ -87,35 +125,24 @@ def encode_chats(
     processor: ProcessorMixin,
     messages: list[list[dict]],
     images: list[list],
-    *,
-    emotion_mode: str | None = None,
-    emotion_tasks: list[str] | None = None,
-    emotion_labels: list[list[str]] | None = None,
+    guidance: list[dict] | None = None,
 ) -> BatchFeature:
     """
     Conversations that end with the user's turn, as inputs of `forward` and `generate`.
 
     Args:
-        processor (`ProcessorMixin`): the foundation's own.
+        processor (`ProcessorMixin`): the foundation's own, with EmoPrompt attached if there is `guidance`.
         messages (`list[list[dict]]`): B conversations.
         images (`list[list[PIL.Image.Image]]`): their pictures, or frames in the order of time.
-        emotion_mode (`str`, *optional*): `"answer"` or `"reason"` for EmoPrompt; none by default.
-        emotion_tasks (`list[str]`, *optional*): B of [`EMOTION_TASKS`], with `emotion_mode`.
-        emotion_labels (`list[list[str]]`, *optional*): B lists of labels to choose from (empty: open), likewise.
+        guidance (`list[dict]`, *optional*): B sets of EmoPrompt's template arguments, such as
+            `{"emotion_task": "hate_detection", "emotion_mode": "reason"}`; none by default.
 
     Returns:
         `BatchFeature`: `input_ids` `(B, T)`, padded on the left, `attention_mask` and the pixels.
     """
     texts = [
-        render_chat(
-            processor,
-            conversation,
-            emotion_mode=emotion_mode,
-            emotion_task=emotion_tasks[i] if emotion_mode else None,
-            emotion_labels=emotion_labels[i] if emotion_mode else None,
-            add_generation_prompt=True,
-        )
-        for i, conversation in enumerate(messages)
+        render_chat(processor, conversation, arguments, add_generation_prompt=True)
+        for conversation, arguments in zip(messages, guidance or [None] * len(messages), strict=True)
     ]
     return process_texts(processor, texts, images, padding_side="left")
 
@@ -146,4 +173,4 @@ def answer_token_ids(processor: ProcessorMixin, messages: list[dict], answer: st
     return split_answer(processor, prompt, full[: full.index(answer, len(prompt)) + len(answer)])
 
 
-__all__ = ["EMOTION_TASKS", "answer_token_ids", "attach_emoprompt", "encode_chats"]
+__all__ = ["EMOTION_TASKS", "answer_token_ids", "attach_emoprompt", "encode_chats", "guide_messages"]

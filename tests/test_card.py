@@ -116,8 +116,8 @@ def test_counts_are_told_by_source_split_and_label():
     for label in TASKS["emotion_recognition"].sources["ferplus"].labels:
         numbers = " | ".join(f"{labels[split]['labels'][label]:,}" for split in SPLITS)
         assert f"| {label} | {numbers} |" in page
-    assert "`intentonomy`, intent understanding (version 1.1.0); a sample may have several labels:" in page
-    assert "`ferplus`, emotion recognition (version 1.1.0):" in page
+    assert "`intentonomy`, intent understanding (version 1.2.0); a sample may have several labels:" in page
+    assert "`ferplus`, emotion recognition (version 1.2.0):" in page
 
 
 @pytest.mark.parametrize("sources", [("drawn",), ("harmeme", "mustard"), ALL])

@@ -8,29 +8,33 @@ import itertools
 import os
 from pathlib import Path
 
-import jinja2
 import pytest
 import torch
 import trl
+from datasets import Dataset
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoProcessor
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from trl import SFTConfig, SFTTrainer
 
 from dataset_scripts.tasks import TASKS
-from modeling_emollm import EMOTION_TASKS, answer_token_ids, attach_emoprompt, encode_chats
-from modeling_emollm.emoprompt import PROLOGUE, render_chat
+from modeling_emollm import (
+    EMOTION_TASKS,
+    EmoLLMForConditionalGeneration,
+    answer_token_ids,
+    attach_emoprompt,
+    encode_chats,
+    guide_messages,
+)
+from modeling_emollm.emoprompt import render_chat
 
 
 GOLDEN = Path(__file__).parent / "golden" / "emoprompt"
 KINDS = ("llava", "idefics3", "gemma3")
 LABELS = ["one label", "another label"]
-TRL_TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
-# Jinja would eat the white space that these begin with, if EmoPrompt did not leave it alone.
-ODD_TEMPLATES = [
-    start + "{% for message in messages %}{{ message['content'] }}{% endfor %}\n"
-    for start in ("\n", "  ", " \n ", "{# note #}\n", "\n{# note #}\n  ", "text\n")
-]
+DEFINITIONS = {"one label": "This is so.", "another label": "It is not."}
+CONTEXT = [{"speaker": "Ann", "text": "Look at me."}, {"speaker": "Ben", "text": "I do."}]
+GUIDANCE = {"emotion_task": "hate_detection", "emotion_mode": "reason", "emotion_labels": LABELS}
 
 
 def turn(role: str, text: str, pictures: int = 0) -> dict:
@@ -50,10 +54,6 @@ def as_strings(messages: list[dict]) -> list[dict]:
     return [{**message, "content": message["content"][-1]["text"]} for message in messages]
 
 
-def as_texts(messages: list[dict]) -> list[dict]:
-    return [{**message, "content": message["content"][-1:]} for message in messages]
-
-
 @pytest.fixture
 def processors(tiny_foundations) -> dict:
     return {kind: AutoProcessor.from_pretrained(tiny_foundations[kind]) for kind in KINDS}
@@ -66,24 +66,23 @@ def processor(processors):
 
 def guide(question: str, **guidance) -> str:
     """The text of a user turn with EmoPrompt around it, by the bare text of the turn."""
-    template = PROLOGUE + "{{ messages[0]['content'] }}"
-    messages = [{"role": "user", "content": question}]
-    return render_jinja_template(conversations=[messages], chat_template=template, **guidance)[0][0]
+    return guide_messages([{"role": "user", "content": question}], **guidance)[0]["content"]
 
 
 @pytest.mark.parametrize("task", EMOTION_TASKS)
 def test_golden_renderings(processor, task):
+    closed = {"emotion_labels": LABELS}
+    cases = {
+        "answer, closed": closed,
+        "answer, open": {},
+        "reason, closed": {"emotion_mode": "reason", **closed},
+        "reason, open": {"emotion_mode": "reason"},
+        "answer, definitions, context": {"emotion_labels": DEFINITIONS, "emotion_context": CONTEXT},
+    }
     sections = []
-    for mode, (setting, labels) in itertools.product(("answer", "reason"), {"closed": LABELS, "open": []}.items()):
-        text = render_chat(
-            processor,
-            QUESTION,
-            emotion_mode=mode,
-            emotion_task=task,
-            emotion_labels=labels,
-            add_generation_prompt=True,
-        )
-        sections.append(f"== {mode}, {setting}\n{text}\n")
+    for case, guidance in cases.items():
+        text = render_chat(processor, QUESTION, {"emotion_task": task, **guidance}, add_generation_prompt=True)
+        sections.append(f"== {case}\n{text}\n")
     file = GOLDEN / f"{task}.txt"
     if os.environ.get("ACCEPT_GOLDEN") == "1":
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +92,7 @@ def test_golden_renderings(processor, task):
 
 def test_there_are_guided_tasks_for_all_of_emobench():
     assert set(EMOTION_TASKS) == set(TASKS)
-    assert {file.stem for file in GOLDEN.iterdir()} == set(EMOTION_TASKS)
+    assert {file.stem for file in GOLDEN.glob("*.txt")} == set(EMOTION_TASKS)
 
 
 @pytest.mark.parametrize("messages", [QUESTION, TALK, as_strings(TALK)], ids=["question", "talk", "strings"])
@@ -107,78 +106,11 @@ def test_without_a_task_the_rendering_is_the_foundations(processors, messages):
 
 
 def test_a_task_guides_each_of_the_foundations(processors):
-    guidance = {"emotion_task": "hate_detection", "emotion_mode": "reason", "emotion_labels": LABELS}
     for processor in processors.values():
         bare = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
         attach_emoprompt(processor)
-        guided = processor.apply_chat_template(QUESTION, add_generation_prompt=True, **guidance)
-        assert guided == bare.replace("What is it?", guide("What is it?", **guidance)) != bare
-
-
-def render(template: str, messages: list[dict], **guidance) -> str:
-    """As `apply_chat_template` does."""
-    return render_jinja_template(
-        conversations=[messages],
-        chat_template=template,
-        add_generation_prompt=True,
-        bos_token="<s>",
-        eos_token="</s>",
-        **guidance,
-    )[0][0]
-
-
-@pytest.mark.parametrize(
-    "template",
-    [*(pytest.param(file.read_text(encoding="utf-8"), id=file.stem) for file in TRL_TEMPLATES), *ODD_TEMPLATES],
-)
-def test_templates_of_many_families_carry_it(template):
-    """Guided, a template renders what it makes of a question that is guided by hand; else what it made before."""
-    guidance = {"emotion_task": "sarcasm_detection", "emotion_labels": ["no", "yes"]}
-    by_hand = [*TALK[:-1], turn("user", guide("How does she feel?", **guidance))]
-    rendered = 0
-    for form in (as_strings, as_texts):
-        for first in (0, 1):  # with the system turn and without
-            messages = form(TALK)[first:]
-            try:
-                bare = render(template, messages)
-            except (TypeError, jinja2.TemplateError):
-                continue  # a family without system turns, or with one form of content only
-            rendered += 1
-            assert render(PROLOGUE + template, messages) == bare
-            assert render(PROLOGUE + template, messages, **guidance) == render(template, form(by_hand)[first:])
-    assert rendered
-
-
-@pytest.mark.parametrize("form", [as_strings, as_texts])
-def test_only_the_last_user_turn_is_guided(processor, form):
-    guidance = {"emotion_task": "emotion_recognition", "emotion_labels": LABELS}
-    for end in (4, 3):  # the conversation ends with a user's turn, or with an assistant's
-        messages = form(TALK)[:end]
-        question = "How does she feel?" if end == 4 else "Who is there?"
-        bare = processor.apply_chat_template(messages)
-        assert processor.apply_chat_template(messages, **guidance) == bare.replace(
-            question, guide(question, **guidance)
-        )
-
-
-def test_words_are_guided_from_their_first_to_their_last():
-    """Pictures stay where they are; of several texts the last one is guided."""
-    template = PROLOGUE + "{{ messages[0]['content'] | tojson }}"
-    parts = ["Before:", None, "After:", None, "Did it change?", None]
-    content = [{"type": "text", "text": text} if text else {"type": "image"} for text in parts]
-    guidance = {"emotion_task": "humor_detection"}
-    expected = [*content[:4], {"type": "text", "text": guide("Did it change?", **guidance)}, content[5]]
-    assert render(template, [{"role": "user", "content": content}], **guidance) == render(
-        template.removeprefix(PROLOGUE), [{"role": "user", "content": expected}]
-    )
-
-
-def test_a_turn_of_only_pictures_gets_the_guidance_as_text(processor):
-    content = [{"type": "image"}, {"type": "image"}]
-    guidance = {"emotion_task": "emotion_recognition", "emotion_labels": LABELS}
-    text = processor.apply_chat_template([{"role": "user", "content": content}], **guidance)
-    assert text == f"<s><|user|><image><image>{guide('', **guidance)}<|end|>"
-    assert content == [{"type": "image"}, {"type": "image"}]  # the caller's own is left alone
+        guided = processor.apply_chat_template(QUESTION, add_generation_prompt=True, **GUIDANCE)
+        assert guided == bare.replace("What is it?", guide("What is it?", **GUIDANCE)) != bare
 
 
 def test_the_mode_is_answer_unless_another_is_asked_for(processor):
@@ -190,35 +122,109 @@ def test_the_mode_is_answer_unless_another_is_asked_for(processor):
 
 
 def test_it_works_where_a_processor_tokenizes_itself(processors):
-    """The way of `pipeline` and of servers: `tokenize=True`, with the guidance as template arguments."""
+    """The way of servers: `tokenize=True`, with the guidance as template arguments."""
     conversation = [turn("user", "What is it?", pictures=1)]
     conversation[0]["content"][0] = {"type": "image", "image": Image.new("RGB", (64, 64))}
-    guidance = {"emotion_task": "hate_detection", "emotion_mode": "reason", "emotion_labels": LABELS}
     for processor in processors.values():
         attach_emoprompt(processor)
         options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
-        inputs = processor.apply_chat_template(conversation, **options, **guidance)
-        ours = encode_chats(
-            processor,
-            [QUESTION],
-            [[conversation[0]["content"][0]["image"]]],
-            emotion_mode="reason",
-            emotion_tasks=["hate_detection"],
-            emotion_labels=[LABELS],
-        )
+        inputs = processor.apply_chat_template(conversation, **options, **GUIDANCE)
+        ours = encode_chats(processor, [QUESTION], [[conversation[0]["content"][0]["image"]]], [GUIDANCE])
         assert inputs.keys() == ours.keys()
         assert all(torch.equal(inputs[name], ours[name]) for name in ours)
 
 
-def test_an_unknown_task_is_refused_with_the_five_names(processor):
-    with pytest.raises(jinja2.TemplateError, match="Unknown emotion_task 'joke_detection'") as error:
-        processor.apply_chat_template(QUESTION, emotion_task="joke_detection")
-    assert all(task in str(error.value) for task in EMOTION_TASKS)
+def upgraded(foundation: Path) -> EmoLLMForConditionalGeneration:
+    return EmoLLMForConditionalGeneration.from_foundation(str(foundation), mvp_size=8)
 
 
-def test_an_unknown_mode_is_refused(processor):
-    with pytest.raises(jinja2.TemplateError, match="Unknown emotion_mode 'guess': use answer or reason"):
-        processor.apply_chat_template(QUESTION, emotion_task="hate_detection", emotion_mode="guess")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("load", [AutoModelForImageTextToText.from_pretrained, upgraded], ids=["foundation", "emollm"])
+def test_a_pipeline_takes_the_arguments_in_its_call(tiny_foundations, processors, kind, load):
+    picture = Image.new("RGB", (64, 64))
+    chat = [{"role": "user", "content": [{"type": "image", "image": picture}, QUESTION[0]["content"][1]]}]
+    processor = attach_emoprompt(processors[kind])
+    pipe = pipeline("image-text-to-text", model=load(tiny_foundations[kind]), processor=processor)
+    for guidance in ({}, GUIDANCE):
+        expected = encode_chats(processor, [QUESTION], [[picture]], [guidance])["input_ids"][0].tolist()
+        for chats in (chat, [chat, chat]):
+            answers = pipe(text=chats, max_new_tokens=1, return_tensors=True, **guidance)
+            for answer in answers if chats is chat else itertools.chain(*answers):
+                assert answer["generated_token_ids"][:-1].tolist() == expected
+
+
+def trl_batch(foundation: Path, rows: list[dict], **options) -> dict:
+    """What TRL's own trainer learns from: the first batch, its tokens and its labels as text."""
+    processor = attach_emoprompt(AutoProcessor.from_pretrained(foundation))
+    trainer = SFTTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(foundation),
+        args=SFTConfig(
+            output_dir=str(foundation.parent / "trl"), report_to=[], use_cpu=True, max_length=None, **options
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=processor,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    labels = batch["labels"][0]
+    decode = processor.tokenizer.decode
+    return {"text": decode(batch["input_ids"][0]), "learned": decode(labels[labels != -100]), "batch": batch}
+
+
+ANSWER = [turn("assistant", "one label")]
+GUIDED = guide_messages(QUESTION, **GUIDANCE)[0]["content"][1]["text"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trl_guides_prompts_by_their_column(tiny_foundations, kind):
+    """With pictures, TRL keeps the column only with `remove_unused_columns=False`."""
+    row = {"images": [Image.new("RGB", (64, 64))], "prompt": QUESTION, "completion": ANSWER}
+    rows = [row | {"chat_template_kwargs": GUIDANCE}] * 2
+    seen = trl_batch(tiny_foundations[kind], rows, remove_unused_columns=False)
+    assert GUIDED in seen["text"] and GUIDED not in seen["learned"]
+    assert seen["learned"].startswith("one label") and "pixel_values" in seen["batch"]
+    assert GUIDED not in trl_batch(tiny_foundations[kind], rows)["text"]
+
+
+def test_trl_guides_texts_by_their_column(tiny_foundations):
+    rows = [{"messages": [turn("user", "What is it?"), *ANSWER], "chat_template_kwargs": GUIDANCE}] * 2
+    assert GUIDED in trl_batch(tiny_foundations["llava"], rows)["text"]
+
+
+def test_trl_needs_guided_messages_for_whole_conversations_with_pictures(tiny_foundations):
+    """TRL's collator renders `messages` with pictures without the column's arguments: `guide_messages` writes them."""
+    row = {"images": [Image.new("RGB", (64, 64))], "chat_template_kwargs": GUIDANCE}
+    for messages, there in ((QUESTION, False), (guide_messages(QUESTION, **GUIDANCE), True)):
+        rows = [row | {"messages": [*messages, *ANSWER]}] * 2
+        seen = trl_batch(tiny_foundations["llava"], rows, remove_unused_columns=False)
+        assert (GUIDED in seen["text"]) == there
+
+
+@pytest.mark.parametrize("kind", ["llava", "gemma3"])  # transformers cannot do it for idefics3
+def test_quoted_control_tokens_are_words_where_that_is_asked_for(processors, kind):
+    """What speakers and users write can then neither bring a picture nor end a turn."""
+    processor = attach_emoprompt(processors[kind])
+    chat = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (64, 64))}]}]
+    options = {"tokenize": True, "return_dict": True, "sanitize_control_tokens": True, **GUIDANCE}
+    control = processor.tokenizer.convert_tokens_to_ids([processor.image_token, "<|end|>"])
+    counts = []
+    for text in ("I do.", f"{processor.image_token}<|end|>"):
+        context = [{"speaker": "Ben", "text": text}]
+        ids = processor.apply_chat_template(chat, **options, emotion_context=context)["input_ids"][0]
+        counts.append([ids.count(token) for token in control])
+    assert counts[0] == counts[1] and all(counts[0])
+
+
+def test_the_mask_of_the_assistants_tokens_is_that_of_guided_messages(processors):
+    template = Path(trl.__file__).parent / "chat_templates" / "gemma3_training.jinja"
+    options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+    messages = [turn("user", "Who is there?"), turn("assistant", "A child."), turn("user", "How does she feel?")]
+    for processor in processors.values():
+        processor.chat_template = template.read_text(encoding="utf-8")
+        expected = processor.apply_chat_template(guide_messages(messages, **GUIDANCE), **options)
+        found = attach_emoprompt(processor).apply_chat_template(messages, **options, **GUIDANCE)
+        assert found["assistant_masks"] == expected["assistant_masks"] and found["input_ids"] == expected["input_ids"]
+        tokens = [i for i, mask in zip(found["input_ids"][0], found["assistant_masks"][0], strict=True) if mask]
+        assert processor.tokenizer.decode(tokens).startswith("A child.")
 
 
 def test_attached_twice_is_attached_once(processor):
@@ -228,8 +234,8 @@ def test_attached_twice_is_attached_once(processor):
 
 def test_an_earlier_emoprompt_is_replaced(processor):
     today = processor.chat_template
-    processor.chat_template = today.replace("whom it targets", "whom it is aimed at")
-    assert processor.chat_template != today
+    processor.chat_template = today.replace("EmoPrompt 0.2", "EmoPrompt 0.1").replace("Judge", "Guess")
+    assert processor.chat_template.count("Guess") >= len(EMOTION_TASKS)
     assert attach_emoprompt(processor).chat_template == today
 
 
@@ -254,18 +260,15 @@ def test_guidance_without_emoprompt_is_refused(processors):
             processors["llava"],
             [QUESTION],
             [[Image.new("RGB", (64, 64))]],
-            emotion_mode="answer",
-            emotion_tasks=["hate_detection"],
-            emotion_labels=[[]],
+            [{"emotion_task": "hate_detection"}],
         )
 
 
 def test_rows_are_guided_each_by_its_own_task(processor):
     tasks, labels = ["hate_detection", "emotion_recognition"], [["no", "yes"], []]
     questions = [[turn("user", text)] for text in ("Hateful?", "Which feeling?")]
-    inputs = encode_chats(
-        processor, questions, [[], []], emotion_mode="answer", emotion_tasks=tasks, emotion_labels=labels
-    )
+    guidance = [{"emotion_task": task, "emotion_labels": choices} for task, choices in zip(tasks, labels, strict=True)]
+    inputs = encode_chats(processor, questions, [[], []], guidance)
     texts = [text.replace("<pad>", "") for text in processor.tokenizer.batch_decode(inputs["input_ids"])]
     for text, question, task, choices in zip(texts, ("Hateful?", "Which feeling?"), tasks, labels, strict=True):
         guided = guide(question, emotion_task=task, emotion_labels=choices)

@@ -13,11 +13,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from datasets import Dataset
 from loopback_hub import OWNER, READER, File, LoopbackHub, Repo
 
 from benchmarks.fake_sources import make_sources
 from dataset_scripts.manifest import verify
 from dataset_scripts.pipeline import build
+from dataset_scripts.publish_emobench import copy_text
 from dataset_scripts.tasks import TASKS
 
 
@@ -284,6 +286,16 @@ dataset = dataset.filter(lambda row: row["source"] == "ferplus")
     }
     assert joined and {name: (tmp_path / path).read_bytes() for name, path, _ in joined} == whole
     assert all(row[2][0]["content"][0] == {"type": "video"} for row in joined)
+
+
+def test_annotations_have_the_rationales(drawn_dataset, tmp_path):
+    (shard,) = drawn_dataset.glob("humor_detection/train-*.parquet")
+    table, copy = pq.read_table(shard), tmp_path / "copy" / "train.parquet"
+    place, texts = table.column_names.index("rationale"), [None, *(f"Setup {i}." for i in range(1, len(table)))]
+    pq.write_table(table.set_column(place, table.field(place), [texts]), tmp_path / "written.parquet")
+    copy_text(tmp_path / "written.parquet", copy)
+    loaded = Dataset.from_parquet(str(copy), cache_dir=str(tmp_path))
+    assert loaded["rationale"][:] == texts and "images" not in loaded.features
 
 
 def test_publishing_again_replaces_what_was_there_and_leaves_other_files(drawn_dataset, hub, publish, tmp_path):

@@ -37,8 +37,8 @@ def rows(drawn_dataset) -> list[dict]:
     """Two rows of each task: with one picture and with several, closed and open."""
     table = load_rows([str(drawn_dataset)], "train")
     chosen = {}
-    for i, (task, setting) in enumerate(zip(table["task"], table["setting"], strict=True)):
-        chosen.setdefault((task, setting), []).append(i)
+    for i, (task, row_id) in enumerate(zip(table["task"], table["id"], strict=True)):
+        chosen.setdefault((task, row_id.partition("#")[2]), []).append(i)
     return [table[i] for places in chosen.values() for i in places[:2]]
 
 
@@ -57,8 +57,8 @@ def words(i: int, answer: str = "yes") -> dict:
         {"role": "user", "content": [{"type": "text", "text": f"Is number {i} hateful?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": answer}]},
     ]
-    row = {"id": f"words/train/{i}", "task": "hate_detection", "setting": "closed", "images": []}
-    return {**row, "choices": ["no", "yes"], "messages": messages}
+    row = {"id": f"words/train/{i}", "task": "hate_detection", "images": [], "rationale": None}
+    return {**row, "messages": messages}
 
 
 # --- What is learned from a row
@@ -69,7 +69,7 @@ def words(i: int, answer: str = "yes") -> dict:
 def test_the_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(processors, rows, kind, share):
     processor = processors[kind]
     tokenizer = processor.tokenizer
-    batch = EmoBenchCollator(processor, max_length=None, emoprompt_share=share, seed=0)(rows)
+    batch = EmoBenchCollator(processor, None, share, reason_share=0.0, seed=0)(rows)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     for row, ids, labels, mask in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
         learned = labels != -100
@@ -82,18 +82,14 @@ def test_the_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(process
         assert torch.equal(ids[learned], labels[learned])
         assert mask[learned].all() and not mask[learned.nonzero().max() + 1 :].any()  # the last of the row
         text = tokenizer.decode(ids[mask.bool()])
-        assert ("\nAnswer with " in text) == bool(share)
-        if share:
-            closed = row["setting"] == "closed"
-            assert ("one of: " + ", ".join(row["choices"]) in text) == closed
-            assert ("Answer with the label alone." in text) != closed
+        assert ("\nAnswer with the label alone." in text) == bool(share)
     pictures = batch["input_ids"] == tokenizer.image_token_id
     assert pictures.any() and (batch["labels"][pictures] == -100).all()
     assert not (batch["labels"] == tokenizer.pad_token_id).any()
 
 
 def guided(processor, rows: list[dict], share: float, seed: int) -> set[str]:
-    batch = EmoBenchCollator(processor, None, share, seed)(rows)
+    batch = EmoBenchCollator(processor, None, share, 0.0, seed)(rows)
     texts = processor.tokenizer.batch_decode(batch["input_ids"])
     return {row["id"] for row, text in zip(rows, texts, strict=True) if "\nAnswer with " in text}
 
@@ -111,13 +107,45 @@ def test_which_rows_are_guided_depends_on_their_id_and_the_seed_alone(processors
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_reasons_are_learned_before_the_answer(processors, rows, kind):
+    processor, tokenizer = processors[kind], processors[kind].tokenizer
+    rows = [{**row, "rationale": f"1. Cue {i}.\n2. More."} for i, row in enumerate(rows)]
+    rows[0]["rationale"] = None  # answers all the same
+    batch = EmoBenchCollator(processor, None, 1.0, 1.0, seed=0)(rows)
+    for row, ids, labels in zip(rows, batch["input_ids"], batch["labels"], strict=True):
+        answer = row["messages"][-1]["content"][0]["text"]
+        target = f"{row['rationale']}\nAnswer: {answer}" if row["rationale"] else answer
+        assert tokenizer.decode(labels[labels != -100]) == target + "<|end|>"
+        asked = tokenizer.decode(ids[labels == -100])
+        assert ("Reason in a short sentence for each step" in asked) == bool(row["rationale"])
+        assert row["messages"][-1]["content"][0]["text"] == answer  # the caller's own is left alone
+
+
+def test_which_guided_rows_reason_depends_on_their_id_and_the_seed_alone(processors):
+    rows = [words(i) | {"rationale": "1. Cues."} for i in range(400)]
+
+    def reasoned(share, emoprompt_share=1.0, seed=0):
+        batch = EmoBenchCollator(processors["llava"], None, emoprompt_share, share, seed)(rows)
+        texts = processors["llava"].tokenizer.batch_decode(batch["input_ids"])
+        return {i for i, text in enumerate(texts) if "1. Cues.\nAnswer: yes<|end|>" in text}
+
+    half = reasoned(0.5)
+    assert 160 < len(half) < 240  # 4 standard deviations
+    assert reasoned(0.1) < half and reasoned(0.0) == set() and reasoned(1.0) == set(range(400))
+    assert 160 < len(reasoned(0.5, seed=1) ^ half) < 240
+    assert 65 < len(reasoned(0.5, emoprompt_share=0.5)) < 135  # of the guided ones, independently
+    assert reasoned(0.5, emoprompt_share=0.5) < half
+    assert reasoned(1.0, emoprompt_share=0.0) == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_is_too_long_is_refused(processors, rows, kind):
     processor = processors[kind]
-    lengths = EmoBenchCollator(processor, None, 0.5, seed=0)(rows)["attention_mask"].sum(-1).tolist()
+    lengths = EmoBenchCollator(processor, None, 0.5, 0.0, seed=0)(rows)["attention_mask"].sum(-1).tolist()
     longest = max(lengths)
-    EmoBenchCollator(processor, longest, 0.5, seed=0)(rows)
+    EmoBenchCollator(processor, longest, 0.5, 0.0, seed=0)(rows)
     with pytest.raises(ValueError, match="answer would be cut") as error:
-        EmoBenchCollator(processor, longest - 1, 0.5, seed=0)(rows)
+        EmoBenchCollator(processor, longest - 1, 0.5, 0.0, seed=0)(rows)
     assert rows[lengths.index(longest)]["id"] in str(error.value)
     assert f"{longest} tokens, more than max_length={longest - 1}" in str(error.value)
 
@@ -125,19 +153,19 @@ def test_a_row_that_is_too_long_is_refused(processors, rows, kind):
 @pytest.mark.parametrize("answer", ["", " \n"])
 def test_a_row_without_an_answer_is_refused(processors, answer):
     with pytest.raises(ValueError, match="Row words/train/1 has no answer to learn"):
-        EmoBenchCollator(processors["llava"], None, 0.5, seed=0)([words(0), words(1, answer)])
+        EmoBenchCollator(processors["llava"], None, 0.5, 0.0, seed=0)([words(0), words(1, answer)])
 
 
 def test_a_clip_without_frames_is_refused(processors, rows):
     clip = json.loads(json.dumps({**rows[0], "images": []}))
     clip["messages"][0]["content"][0] = {"type": "video"}
     with pytest.raises(ValueError, match=f"Row {clip['id']} is a clip without frames: build it again with --video"):
-        EmoBenchCollator(processors["llava"], None, 0.5, seed=0)([clip])
+        EmoBenchCollator(processors["llava"], None, 0.5, 0.0, seed=0)([clip])
 
 
 def test_plain_captions_are_learned_unguided(processors, captions):
     rows = list(load_rows([str(captions)], "train"))
-    batch = EmoBenchCollator(processors["llava"], None, 1.0, seed=0)(rows)
+    batch = EmoBenchCollator(processors["llava"], None, 1.0, 0.0, seed=0)(rows)
     assert guided(processors["llava"], rows, 1.0, seed=0) == set()
     for row, labels in zip(rows, batch["labels"], strict=True):
         learned = processors["llava"].tokenizer.decode(labels[labels != -100])
@@ -162,8 +190,8 @@ def test_an_unknown_config_is_refused(drawn_dataset):
 
 def test_a_dataset_without_emobenchs_columns_is_refused(drawn_dataset, tmp_path):
     rows = load_dataset(str(drawn_dataset), "hate_detection", split="validation").select(range(2))
-    rows.remove_columns(["choices", "messages"]).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="has no column choices, messages; build it with dataset_scripts"):
+    rows.remove_columns(["rationale", "messages"]).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="has no column messages, rationale; build it with dataset_scripts"):
         load_rows([str(tmp_path)], "train")
 
 
@@ -207,7 +235,7 @@ def test_the_command_leaves_a_model_that_loads(trained):
     assert gates.numel() == 4 and (gates != 0).all()
     processor = AutoProcessor.from_pretrained(trained, trust_remote_code=True)
     question = [{"role": "user", "content": "Hateful?"}]
-    assert "whom it targets" in processor.apply_chat_template(question, emotion_task="hate_detection")
+    assert "who is targeted" in processor.apply_chat_template(question, emotion_task="hate_detection")
 
 
 def test_the_command_leaves_nothing_else(trained):
@@ -249,7 +277,9 @@ def test_an_emollm_is_trained_further_and_its_card_is_not_trls(trained, drawn_da
 def loss_of(folder: Path, dataset: str) -> float:
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     processor = attach_emoprompt(AutoProcessor.from_pretrained(folder, trust_remote_code=True))
-    return model(**EmoBenchCollator(processor, None, 0.5, seed=0)(list(load_rows([dataset], "train")))).loss.item()
+    return model(
+        **EmoBenchCollator(processor, None, 0.5, 0.0, seed=0)(list(load_rows([dataset], "train")))
+    ).loss.item()
 
 
 @pytest.mark.parametrize(("upgrade", "kind"), [(False, "llava"), (True, "idefics3"), (True, "gemma3")])
@@ -305,10 +335,16 @@ def test_an_unknown_argument_is_refused(command, argument):
         command(RECIPE, argument)
 
 
+@pytest.mark.parametrize("name", ["emoprompt_share", "reason_share"])
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_beyond_all_is_refused(command, share):
-    with pytest.raises(ValueError, match=f"emoprompt_share={share} must be from 0 to 1"):
-        command(RECIPE, emoprompt_share=share)
+def test_a_share_beyond_all_is_refused(command, name, share):
+    with pytest.raises(ValueError, match=f"{name}={share} must be from 0 to 1"):
+        command(RECIPE, **{name: share})
+
+
+def test_reasoning_without_rationales_is_refused(command):
+    with pytest.raises(ValueError, match="no row of .* has a rationale: write them with `python -m evaluation.rat"):
+        command(RECIPE, reason_share=0.5)
 
 
 def test_compact_mode_without_an_upgrade_is_refused(command):
@@ -358,7 +394,7 @@ def test_the_loss_and_its_gradients_are_trls(tiny_foundations, drawn_dataset, tm
         args=SFTConfig(
             output_dir=str(tmp_path), remove_unused_columns=False, use_cpu=True, bf16=False, report_to="none"
         ),
-        data_collator=EmoBenchCollator(processor, None, 0.5, 0),
+        data_collator=EmoBenchCollator(processor, None, 0.5, 0.0, 0),
         train_dataset=rows,
         processing_class=processor,
         datasets=[],
@@ -383,6 +419,6 @@ def test_rows_of_like_length_can_be_batched_together(tiny_foundations, drawn_dat
     lengths = token_lengths(rows, processor)
     clips = [length for length, task in zip(lengths, rows["task"], strict=True) if task == "humor_detection"]
     pictures = [length for length, task in zip(lengths, rows["task"], strict=True) if task == "sarcasm_detection"]
-    batch = EmoBenchCollator(processor, None, 0.0, 0)([rows[0], rows[1]])
+    batch = EmoBenchCollator(processor, None, 0.0, 0.0, 0)([rows[0], rows[1]])
     assert min(clips) > max(pictures)  # three frames a clip, one picture otherwise
     assert abs(batch["attention_mask"][0].sum() - lengths[0]) < 8  # but for what opens and ends the turns

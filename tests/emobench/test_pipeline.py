@@ -48,6 +48,7 @@ def test_load_dataset(drawn, config, tmp_path_factory):
     assert len(set(identifiers)) == len(identifiers)
     for row in dataset["train"]:
         assert row["source"] == "drawn" and row["task"] == config and row["video"] is None and row["media"] == []
+        assert row["rationale"] is None, "a build has none yet"
         assert row["answers"] == [row["answer"]] and row["choices"] == list(TASKS[config].sources["drawn"].labels)
         assert row["answer"] in row["choices"]
         assert row["id"].endswith(f"#{row['setting']}") == open_too
