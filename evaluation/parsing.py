@@ -243,7 +243,8 @@ def names_answer(sentence: str, choices: list[str], answers: list[str], task: st
         answers (`list[str]`): the true ones of them.
         task (`str`): one of the five.
     """
-    found = find(WORD.findall(rewrite(normalise(sentence))), phrases_of(tuple(choices), task))
+    words = WORD.findall(rewrite(normalise(sentence)))
+    found = find(words, phrases_of(tuple(choices), task))
     if set(choices) == set(OPPOSITE):
-        return bool(found or parse_answer(sentence, choices, task, several=True))
+        return bool(found or words[-1:] in (["yes"], ["no"]) or parse_answer(sentence, choices, task, several=True))
     return any(label in answers for _, _, label in found)

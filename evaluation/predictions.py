@@ -9,12 +9,25 @@
 | emoprompt | null, "answer" or "reason" |
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
 PREDICTIONS, RESULTS, SETTINGS = "predictions.jsonl", "results.json", "settings.json"
+
+
+def digest(files: Iterable[Path]) -> str | None:
+    """Changes when a file does, without reading it; None for no file (a Hub id, whose revision can be pinned)."""
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
+    return hashlib.sha256(repr(states).encode()).hexdigest() if states else None
+
+
+def draw_samples(samples: Iterable[str], limit: int, seed: int) -> set[str]:
+    """At most `limit` of the ids, which follow from the ids and the seed alone; more of them are a larger set."""
+    return set(sorted(set(samples), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())[:limit])
 
 
 def write_json(path: Path, value: dict) -> None:

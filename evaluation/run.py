@@ -10,7 +10,7 @@ The same command again resumes an interrupted run.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -23,14 +23,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
 from .metrics import score
-from .predictions import RESULTS, SETTINGS, append_predictions, resume_predictions, write_json
+from .predictions import (
+    RESULTS,
+    SETTINGS,
+    append_predictions,
+    digest,
+    draw_samples,
+    resume_predictions,
+    write_json,
+)
 from .scoring import answer_rows
-
-
-def digest(files: Iterable[Path]) -> str | None:
-    """Changes when a file does, without reading it; None for no file (a Hub id, whose revision can be pinned)."""
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
-    return hashlib.sha256(repr(states).encode()).hexdigest() if states else None
 
 
 def load_rows(
@@ -66,10 +68,7 @@ def load_rows(
             rows[task] = rows[task].select(single)
         if limit is not None:
             samples = [row_id.split("#")[0] for row_id in rows[task]["id"]]
-            drawn = sorted(set(samples), key=lambda sample: hashlib.sha256(f"{seed}/{sample}".encode()).digest())[
-                :limit
-            ]
-            kept = set(drawn)
+            kept = draw_samples(samples, limit, seed)
             rows[task] = rows[task].select([i for i, sample in enumerate(samples) if sample in kept])
     return rows, several
 

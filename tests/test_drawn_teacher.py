@@ -85,7 +85,7 @@ def with_notes(row: dict, notes: str) -> str:
     seen = "clip" if row["task"] == "humor_detection" else "picture"
     return (
         f"Notes of somebody who saw a {seen}:\n{notes}\n\n{question} Judge by the notes alone. Write one line, "
-        f"'Answer: ' and one of: {', '.join(row['choices'])}."
+        f"'Answer: ' and one of: {', '.join(row['choices'])}, or unclear."
     )
 
 

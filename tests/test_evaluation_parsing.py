@@ -153,6 +153,8 @@ def test_long_texts_take_linear_time(part):
         ("Answer: yes", "drawn", ["yes"], "humor_detection", True),
         ("Yes, he falls.", "drawn", ["no"], "humor_detection", True),
         ("yes or no", "drawn", ["no"], "humor_detection", True),
+        ("Hence yes.", "drawn", ["yes"], "humor_detection", True),
+        ("All of it is no.", "drawn", ["no"], "humor_detection", True),
         ("There is no sun, he falls.", "drawn", ["no"], "humor_detection", False),
         ("It is sarcastic.", "drawn", ["yes"], "humor_detection", False),
     ],

@@ -1,0 +1,1 @@
+"""Rationales for training rows, written and checked by a teacher: `python -m evaluation.rationales`."""

@@ -1,0 +1,152 @@
+"""
+What a teacher is asked about a sample, and what becomes of its replies.
+
+A first request shows the pictures, the question and the right answer, and asks for the steps that lead there. A second
+one shows the steps alone, without the sentences that name the answer, and asks for the answer: where it is another
+one, the steps do not lead to it, and are dropped.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from dataset_scripts.tasks import TASKS
+from modeling_emollm.emoprompt import guide_messages
+
+from ..parsing import names_answer, parse_answer
+
+
+KEPT, UNANSWERED = "kept", "unanswered"
+EMPTY, CUT, REFUSED = "empty", "cut off", "refused by the endpoint"
+CONTRADICTION, ONLY_NAMES = "contradicts the truth", "only names the answer"
+UNREADABLE, OTHER_LABEL = "second answer unreadable", "second answer is another label"
+
+# with the next line, if the answer is there
+ANSWER_LINE = re.compile(r"^\W*(?:final )?answer\W*:\s*.*$", re.IGNORECASE | re.MULTILINE)
+# after a full stop that ends no number, as those of the steps do
+SENTENCE_END = re.compile(r"(?<=[^\d\s][.!?])\s+")
+HEADING = re.compile(r":\W*$|^\W*$")  # or no words at all
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample's closed question; `images` are the stored bytes."""
+
+    id: str
+    source: str
+    task: str
+    instruction: str
+    choices: list[str]
+    answer: str
+    answers: list[str]
+    images: list[bytes]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        return [hashlib.sha256(image).hexdigest() for image in self.images]
+
+
+class Request(NamedTuple):
+    """One user's turn, the pictures before the text; `number` is 1 for the rationale, 2 for its check."""
+
+    sample: str
+    number: int
+    text: str
+    images: list[bytes]
+    digests: list[str]
+
+    def key(self, teacher: dict) -> str:
+        """What it is stored under: `teacher` is what else decides about the reply."""
+        return hashlib.sha256(json.dumps([teacher, self.text, self.digests]).encode()).hexdigest()
+
+
+class Outcome(NamedTuple):
+    reason: str
+    rationale: str | None = None
+
+
+def first_request(sample: Sample) -> Request:
+    """Asks for the steps from the pictures to the right answer."""
+    turn = {"role": "user", "content": sample.instruction}
+    guided = guide_messages([turn], emotion_task=sample.task, emotion_mode="reason")[0]["content"]
+    text = (
+        f"{guided}\n\nThe right answer is known: {sample.answer}. Write the steps that lead to it from what can be "
+        "seen and read. Do not mention that it was told, and do not name it, or a word for it, before the last line."
+    )
+    return Request(sample.id, 1, text, sample.images, sample.digests)
+
+
+def second_request(sample: Sample, notes: str) -> Request:
+    """Asks for the answer, from the notes alone."""
+    asked = TASKS[sample.task].sources[sample.source]
+    question = asked.closed[0].format(subject="the person in question")
+    text = (
+        f"Notes of somebody who saw a {'clip' if len(sample.images) > 1 else 'picture'}:\n{notes}\n\n{question} Judge "
+        f"by the notes alone. Write one line, 'Answer: ' and {'one or more' if asked.several else 'one'} of: "
+        f"{', '.join(sample.choices)}, or unclear."
+    )
+    return Request(sample.id, 2, text, [], [])
+
+
+def withhold_answer(rationale: str, sample: Sample) -> str:
+    """The rationale without headings and the sentences that name the answer; empty if nothing else is said."""
+    lines = [
+        [
+            sentence
+            for sentence in SENTENCE_END.split(line.strip())
+            if not HEADING.search(sentence) and not names_answer(sentence, sample.choices, sample.answers, sample.task)
+        ]
+        for line in rationale.splitlines()
+    ]
+    return "\n".join(" ".join(line) for line in lines if line)
+
+
+def trouble_of(reply: dict) -> str | None:
+    """Why a reply can't be read, if so."""
+    if "refused" in reply or reply["finish_reason"] == "content_filter":
+        return REFUSED
+    return CUT if reply["finish_reason"] == "length" else None
+
+
+def examine(sample: Sample, find: Callable[[Request], dict | None]) -> Request | Outcome:
+    """
+    How far a sample has come.
+
+    Args:
+        sample (`Sample`): what is asked about.
+        find (`Callable[[Request], dict | None]`): the stored reply to a request, if there is one.
+
+    Returns:
+        `Request` or `Outcome`: what has to be asked next, or what the replies make of the sample.
+    """
+    several = TASKS[sample.task].sources[sample.source].several
+
+    request = first_request(sample)
+    if (reply := find(request)) is None:
+        return request
+    if trouble := trouble_of(reply):
+        return Outcome(trouble)
+    for line in ANSWER_LINE.findall(reply["text"]):
+        named = parse_answer(line, sample.choices, sample.task, several)
+        if named and set(named) != set(sample.answers):
+            return Outcome(CONTRADICTION)
+    rationale = ANSWER_LINE.sub("", reply["text"]).strip()
+    if not rationale:
+        return Outcome(EMPTY)
+    notes = withhold_answer(rationale, sample)
+    if not notes:
+        return Outcome(ONLY_NAMES)
+
+    request = second_request(sample, notes)
+    if (reply := find(request)) is None:
+        return request
+    if trouble := trouble_of(reply):
+        return Outcome(trouble)
+    named = parse_answer(reply["text"], sample.choices, sample.task, several)
+    if not named:
+        return Outcome(UNREADABLE)
+    return Outcome(KEPT, rationale) if set(named) == set(sample.answers) else Outcome(OTHER_LABEL)
