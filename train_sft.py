@@ -54,6 +54,8 @@ class EmoLLMArguments:
         for name in ("emoprompt_share", "reason_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        if self.reason_share and not self.emoprompt_share:
+            raise ValueError(f"reason_share={self.reason_share} is a share of no rows: raise emoprompt_share.")
         if self.visual_tokens_per_image is not None and not self.upgrade:
             raise ValueError(
                 f"visual_tokens_per_image={self.visual_tokens_per_image} is chosen at the upgrade: set upgrade to "

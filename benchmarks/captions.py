@@ -1,7 +1,7 @@
 """
 Plain captions of drawn pictures, to pretrain a tiny foundation on: one to four people named by colour, or one of them
-asked for, and three-frame shows. They teach it to see and to look where it is told to, before EmoBench-Drawn asks
-questions whose answers need picture and text together.
+asked for, three-frame shows and scenes. They teach it to see, to look where it is told to, and to say what is there,
+before EmoBench-Drawn asks questions whose answers need picture and text together.
 
 python -m benchmarks.captions --output data/captions --size 5120
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Json, List, Value
 from tqdm import tqdm
 
-from dataset_scripts.drawn import COLOURS, THINGS, draw_four, draw_show
+from benchmarks.drawn_words import PAYOFF, PROMISE, SEEN
+from dataset_scripts.drawn import COLOURS, THINGS, draw_door, draw_four, draw_show, draw_weather
 from dataset_scripts.tasks import get_task
 
 
@@ -43,26 +44,44 @@ Captions of drawn pictures, made by `python -m benchmarks.captions`.
 """
 
 
+PEOPLE = ("emotion_recognition", "intent_understanding")
+SCENES = {"door": (draw_door, ("welcome", "exclude")), "weather": (draw_weather, ("sun", "storm"))}
+KINDS = (*PEOPLE, *PEOPLE, "show", *PEOPLE, *PEOPLE, "show", *SCENES)
+
+
 def draw_caption(index: int, seed: int) -> dict:
     """Row `index`, with the columns that `train_sft.py` reads; the same arguments give the same bytes."""
     rng = random.Random(f"{seed}/captions/{index}")
-    if index % 4 == 3:
+    kind = KINDS[index % len(KINDS)]
+    if kind == "show":
         first, last = rng.choice(list(THINGS)), rng.choice(list(THINGS))
-        images, question = draw_show(first, last, rng), "What do the frames show?"
-        caption = f"{first}, cloth, {last}"
+        images = draw_show(first, last, rng)
+        question, caption = rng.choice(
+            [
+                ("What do the frames show?", f"{first}, cloth, {last}"),
+                ("What is to be seen?", f"{PROMISE.format(first)}. {PAYOFF.format(last)}."),
+            ]
+        )
+    elif kind in SCENES:
+        draw, seen = SCENES[kind]
+        scene = rng.choice(seen)
+        images, question, caption = (draw(scene, rng),), "What is to be seen?", f"{SEEN[scene]}."
     else:
         # Labels are drawn one by one, not as a permutation: then a picture tells something even before a reader can
         # bind a label to a colour, and learning has a slope to start on.
-        task = ("emotion_recognition", "intent_understanding")[index % 2]
-        labels = get_task(task).sources["drawn"].labels
+        labels = get_task(kind).sources["drawn"].labels
         people = {colour: rng.choice(labels) for colour in rng.sample(list(COLOURS), rng.choice([1, 1, 2, 3, 4]))}
         cells = [*people.items(), *[None] * (4 - len(people))]
         rng.shuffle(cells)
-        images, question = (draw_four(cells, task, rng),), "Who is in the picture?"
-        caption = ", ".join(f"{colour} {people[colour]}" for colour in COLOURS if colour in people)
-        if rng.random() < 2 / 3:
-            colour, caption = rng.choice(list(people.items()))
-            question = f"What about the person in {colour}?"
+        colour, label = rng.choice(list(people.items()))
+        images = (draw_four(cells, kind, rng),)
+        question, caption = rng.choice(
+            [
+                ("Who is in the picture?", ", ".join(f"{one} {people[one]}" for one in COLOURS if one in people)),
+                (f"What about the person in {colour}?", label),
+                (f"What is to be seen of the person in {colour}?", f"the person in {colour} {SEEN[label]}."),
+            ]
+        )
     content = [*[{"type": "image"}] * len(images), {"type": "text", "text": question}]
     return {
         "id": f"captions/train/{index:06d}",

@@ -1,8 +1,8 @@
 """
-The whole road in some minutes on two cores, by the same commands that a user types: draw EmoBench-Drawn, train a tiny
-foundation on captions and on the plain tasks, fine-tune it with and without MVP for the same steps on the same data,
-evaluate both with and without EmoPrompt, compare, and explain one answer. A step that is done is not done again;
-`rm -r demo` starts anew.
+The whole road in some minutes on two cores, by the same commands that a user types: draw EmoBench-Drawn, have a
+scripted teacher write rationales, train a tiny foundation on captions and on the plain tasks, fine-tune it with and
+without MVP for the same steps on the same data, evaluate both without EmoPrompt and in its two modes, compare, and
+explain one answer. A step that is done is not done again; `rm -r demo` starts anew.
 
 python -m benchmarks.demo
 """
@@ -13,18 +13,23 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from datasets import load_dataset
 
 
 MODELS = ("sft", "emollm")  # the foundation fine-tuned as it is, and with MVP
+MODES = ("none", "answer", "reason")  # of EmoPrompt
+TEACHER_STEP = "write rationales"
 SUB_TASKS = ("Emo-C", "Emo-O", "intent", "hate", "humor", "sarcasm")
 
 
 def steps(folder: Path) -> list[tuple[str, list[str]]]:
     """Name and command of each step, in order; `python` stands for this interpreter."""
-    data, captions, results = folder / "EmoBench-Drawn", folder / "captions", folder / "results"
+    data, reasons = folder / "EmoBench-Drawn", folder / "EmoBench-Reasons"
+    captions, results = folder / "captions", folder / "results"
 
     def train(recipe: str, model: Path, output: Path, *datasets: Path) -> str:
         return (
@@ -35,25 +40,30 @@ def steps(folder: Path) -> list[tuple[str, list[str]]]:
 
     commands = [
         ("draw EmoBench-Drawn", f"python -m dataset_scripts.build_emobench --output {data}"),
+        (TEACHER_STEP, f"python -m evaluation.rationales --dataset {data} --output {reasons}"),
         ("draw captions", f"python -m benchmarks.captions --size 8192 --output {captions}"),
         (
             "make a foundation",
-            f"python -m benchmarks.tiny_foundations --kind llava --num-layers 2 --dataset {data} "
+            f"python -m benchmarks.tiny_foundations --kind llava --num-layers 2 --dataset {reasons} "
             f"--output {folder / 'untrained'}",
         ),
         ("train it to see", train("captions", folder / "untrained", folder / "seeing", captions)),
-        ("train it on the plain tasks", train("foundation", folder / "seeing", folder / "foundation", data, captions)),
+        (
+            "train it on the plain tasks",
+            train("foundation", folder / "seeing", folder / "foundation", reasons, captions),
+        ),
     ]
     for name in MODELS:
-        commands.append((f"fine-tune {name}", train(name, folder / "foundation", folder / name, data, captions)))
-    runs = [results / f"{name}{suffix}" for name in MODELS for suffix in ("", "-emoprompt")]
+        command = train(name, folder / "foundation", folder / name, reasons)
+        commands.append((f"fine-tune {name}", f"{command} --reason_share 0.67"))
+    runs = [results / f"{name}-{mode}" for name in MODELS for mode in MODES]
     for run in runs:
-        model, _, emoprompt = run.name.partition("-")
+        model, _, mode = run.name.partition("-")
         commands.append(
             (
                 f"evaluate {run.name}",
                 f"python -m evaluation.run --model {folder / model} --dataset {data} --batch-size 60 --output {run} "
-                f"--emoprompt {'answer' if emoprompt else 'none'}",
+                f"--emoprompt {mode}",
             )
         )
     compare = f"python -m evaluation.compare {' '.join(map(str, runs))} --output {folder / 'comparison.png'}"
@@ -61,8 +71,12 @@ def steps(folder: Path) -> list[tuple[str, list[str]]]:
     return [(name, shlex.split(command)) for name, command in commands]
 
 
+def done_file(folder: Path, name: str) -> Path:
+    return folder / ".done" / name.replace(" ", "-")
+
+
 def run_step(folder: Path, name: str, command: list[str]) -> None:
-    done = folder / ".done" / name.replace(" ", "-")
+    done = done_file(folder, name)
     if done.exists():
         print(f"== {name}: done already")
         return
@@ -72,6 +86,17 @@ def run_step(folder: Path, name: str, command: list[str]) -> None:
     done.parent.mkdir(parents=True, exist_ok=True)
     done.touch()
     print(f"== {name}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+@contextmanager
+def teacher(dataset: Path) -> Iterator[str]:
+    """The URL of a teacher that knows what was drawn, while it runs."""
+    command = [sys.executable, "-m", "benchmarks.drawn_teacher", "--dataset", str(dataset)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 def explain(folder: Path) -> tuple[str, list[str]]:
@@ -102,7 +127,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo"))
     folder = parser.parse_args().output
     for name, command in steps(folder):
-        run_step(folder, name, command)
+        if name == TEACHER_STEP and not done_file(folder, name).exists():
+            with teacher(folder / "EmoBench-Drawn") as url:
+                run_step(folder, name, [*command, "--teacher", url])
+        else:
+            run_step(folder, name, command)
     run_step(folder, *explain(folder))
     report(folder)
 

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from datasets import Image, List, get_dataset_config_names, load_dataset
 
+from benchmarks.drawn_words import PAYOFF, PROMISE, SEEN
 from dataset_scripts.tasks import TASKS
 
 
@@ -35,43 +36,39 @@ PLEASANT, LOW, HIGH = "pleasant, high arousal", "unpleasant, low arousal", "unpl
 # Task: what was drawn: the label, and what each step says; where it is about a person, the first begins with that.
 SCRIPTS = {
     "emotion_recognition": {
-        (label,): (label, face, "three others look different", appraisal)
-        for label, face, appraisal in (
-            ("happiness", "has arched eyes, pink cheeks and a wide open mouth", f"a goal is reached; {PLEASANT}"),
-            (
-                "sadness",
-                "has raised brows, blue drops on the cheeks and a mouth bent down",
-                f"something is lost; {LOW}",
-            ),
-            ("anger", "has low brows, a red face and bared teeth", f"a goal is blocked; {HIGH}"),
-            ("fear", "has round eyes, a pale face and a small open mouth", f"a danger is near; {HIGH}"),
-        )
+        (label,): (label, SEEN[label], "three others look different", appraisal)
+        for label, appraisal in {
+            "happiness": "a goal is reached; pleasant, high arousal",
+            "sadness": "something is lost; unpleasant, low arousal",
+            "anger": "a goal is blocked; unpleasant, high arousal",
+            "fear": "a danger is near; unpleasant, high arousal",
+        }.items()
     },
     "intent_understanding": {
-        (label,): (label, f"thinks of {thing}", "three others think of other things", goal)
-        for label, thing, goal in (
-            ("eat", "an apple", "to fill the belly"),
-            ("sleep", "a moon", "to lie down for the night"),
-            ("play", "a ball", "to kick it around"),
-            ("travel", "a car", "to get to another place"),
-        )
+        (label,): (label, SEEN[label], "three others think of other things", goal)
+        for label, goal in {
+            "eat": "to fill the belly",
+            "sleep": "to lie down for the night",
+            "play": "to kick it around",
+            "travel": "to get to another place",
+        }.items()
     },
     "hate_detection": {
         (stance, act): (
-            "no" if (stance == "endorse") == (act == "welcome") else "yes",
-            ("a heart in an open door lets the Zorbs in" if act == "welcome" else "bars keep the Zorbs out")
-            + ("; the words approve" if stance == "endorse" else "; the words disapprove"),
+            "yes" if against else "no",
+            f"{SEEN[act]}; the words {'approve' if stance == 'endorse' else 'disapprove'}",
             "the Zorbs, as a group",
-            "the words stand up for them" if (stance == "endorse") == (act == "welcome") else "the words turn on them",
+            "the words turn against them" if against else "the words stand up for them",
         )
         for stance in ("endorse", "condemn")
         for act in ("welcome", "exclude")
+        for against in [(stance == "endorse") == (act == "exclude")]
     },
     "humor_detection": {
         (promise, payoff): (
             "no" if promise == payoff else "yes",
-            f"a poster promises a {promise}",
-            f"a {payoff} comes out of the hat",
+            PROMISE.format(promise),
+            PAYOFF.format(payoff),
             "all goes as expected" if promise == payoff else "another thing than expected, and harmless",
         )
         for promise in ("flower", "rabbit")
@@ -80,8 +77,8 @@ SCRIPTS = {
     "sarcasm_detection": {
         (mood, weather): (
             "no" if (mood == "glad") == (weather == "sun") else "yes",
-            "the caption praises the day" if mood == "glad" else "the caption complains about the day",
-            "the sun shines" if weather == "sun" else "rain falls, with lightning",
+            "the caption praises" if mood == "glad" else "the caption complains",
+            SEEN[weather],
             "the two fit together" if (mood == "glad") == (weather == "sun") else "the two are at odds",
         )
         for mood in ("glad", "gloomy")

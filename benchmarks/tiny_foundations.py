@@ -202,14 +202,17 @@ def corpus_of(dataset: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", required=True, choices=["llava", "idefics3", "gemma3"])
-    parser.add_argument("--dataset", required=True, help="an EmoBench folder: its texts train the tokenizer")
+    parser.add_argument(
+        "--dataset", required=True, nargs="+", help="EmoBench folders, whose texts train the tokenizer"
+    )
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--hidden-size", type=int, default=128)
     parser.add_argument("--num-layers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    corpus = sorted({text for dataset in args.dataset for text in corpus_of(dataset)})
     model, processor = build_foundation(
-        args.kind, corpus_of(args.dataset), seed=args.seed, hidden_size=args.hidden_size, num_layers=args.num_layers
+        args.kind, corpus, seed=args.seed, hidden_size=args.hidden_size, num_layers=args.num_layers
     )
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)

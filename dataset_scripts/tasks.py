@@ -6,7 +6,7 @@
   Intentonomy's 28 intents are ours, close to its own category names
 - Licence: Apache-2.0 for the questions; each source keeps its own, see its reader
 - How to obtain: nothing to download
-- Version: bump a task's `version` when its labels, questions or drawn pictures change
+- Version: bump a task's `version` when its labels, questions, drawn pictures or columns change
 
 Emotion labels are what onlookers perceive in a picture, or what it evokes in them, not what somebody feels.
 """
@@ -49,7 +49,7 @@ class TaskSpec:
         sources (`dict[str, Questions]`): Source name to what is asked.
         positive (`str` or `None`): The positive label of a binary task.
         metric (`str`): The score that is reported.
-        version (`str`): Version of labels, questions and drawings.
+        version (`str`): Version of labels, questions, drawings and columns.
     """
 
     name: str

@@ -73,7 +73,7 @@ def draw(names: list[str], scores: list[dict], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     chance, *bars = axes.get_legend_handles_labels()[0]
-    axes.legend(handles=[*bars, chance], loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=6, frameon=False)
+    axes.legend(handles=[*bars, chance], loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=7, frameon=False)
     figure.savefig(path, dpi=160, bbox_inches="tight")
 
 

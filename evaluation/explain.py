@@ -122,9 +122,9 @@ def main(args: argparse.Namespace) -> None:
     model = AutoModelForImageTextToText.from_pretrained(args.model, trust_remote_code=True).to(device).eval()
     processor = attach_emoprompt(AutoProcessor.from_pretrained(args.model, trust_remote_code=True))
 
-    question = args.question
-    if not all(label in question for label in args.labels):  # as EmoBench asks, and as EmoLLMs are trained
-        question += f" Answer with one of: {', '.join(args.labels)}."
+    question, options = args.question, f"Answer with one of: {', '.join(args.labels)}."
+    if args.labels and options not in question:  # as EmoBench asks, and as EmoLLMs are trained
+        question += f" {options}"
     content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
     row = {
         "id": args.question,

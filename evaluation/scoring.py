@@ -98,8 +98,8 @@ def answer_rows(
         tokens = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS[emoprompt], do_sample=False, num_beams=1)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
         texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-        # a single label, or nothing that could be read
-        predictions = [next(iter(parse_answer(text, choices, rows[0]["task"])), None) for text in texts]
+        read = [parse_answer(text, choices, rows[0]["task"], concluded=emoprompt == "reason") for text in texts]
+        predictions = [labels[0] if labels else None for labels in read]
         probabilities = [None] * len(rows)
     copied = ("id", "source", "task", "setting", "answer", "choices", "label_distribution")
     return [

@@ -2,23 +2,21 @@
 
 The name is the paper's (arXiv 2406.16442); what it says is ours, and rests on the psychology of emotion:
 
-- An emotion is read from what happens to somebody's goals (appraisal: Lazarus 1991, "Emotion and Adaptation", whose
-  core relational themes are the goal reached or blocked, the loss, the danger and the offence; Scherer 2001,
-  "Appraisal considered as a process of multilevel sequential checking", for what is unexpected), from valence and
-  arousal (Russell 1980, "A circumplex model of affect"), from the brows, eyes and lips (facial action units: Ekman &
-  Friesen 1978), from posture and gestures (de Gelder 2009, "Why bodies?") and gaze (Adams & Kleck 2005), from the
-  relation between people (Fischer & Manstead 2016, "Social functions of emotion") and from the scene (Barrett,
-  Mesquita & Gendron 2011, "Context in emotion perception") with its colours (Valdez & Mehrabian 1994, "Effects of
-  color on emotions").
+- An emotion is read from what happens to somebody's goals (appraisal: Lazarus 1991, "Emotion and Adaptation", for
+  goals reached and blocked, losses, dangers and offences; Scherer 2001, "Appraisal considered as a process of
+  multilevel sequential checking", for what is unexpected), from valence and arousal (Russell 1980, "A circumplex
+  model of affect"), from the brows, eyes and lips (facial action units: Ekman & Friesen 1978), from posture and
+  gestures (de Gelder 2009, "Why bodies?") and gaze (Adams & Kleck 2005), from the relation between people (Fischer &
+  Manstead 2008, "Social functions of emotion") and from the scene (Barrett, Mesquita & Gendron 2011, "Context in
+  emotion perception") with its colours (Valdez & Mehrabian 1994, "Effects of color on emotions").
 - Intent is the goal that makes an act a sensible means (Dennett 1987, "The Intentional Stance"; Baker, Saxe &
   Tenenbaum 2009, "Action understanding as inverse planning").
 - Hate is an attack on people for a protected attribute, told from picture and words together (Kiela et al. 2020, "The
-  Hateful Memes Challenge"); who writes may also report or condemn it (Gitari et al. 2015; Röttger et al. 2021,
-  "HateCheck", for counter speech).
+  Hateful Memes Challenge"); who quotes an attack may also condemn it (Röttger et al. 2021, "HateCheck").
 - Humor is an expectation that is broken and makes sense in another way (Suls 1972), harmlessly (McGraw & Warren 2010,
   "Benign violations").
 - Sarcasm says the opposite of what is meant (Grice 1975, "Logic and conversation"), told by words that clash with
-  the situation (Joshi et al. 2015) or with the picture (Schifanella et al. 2016).
+  the situation (Riloff et al. 2013) or with the picture (Schifanella et al. 2016).
 
 Template arguments, wherever a chat template is rendered (`apply_chat_template`, pipelines, TRL, servers):
 
@@ -31,7 +29,7 @@ Template arguments, wherever a chat template is rendered (`apply_chat_template`,
 
 It guides the last turn of the user, around the last text in it, and leaves everything else alone: other turns, system
 and tool turns, pictures and the tools. What it can't follow raises a `jinja2.TemplateError` that says why: an unknown
-task or mode, labels or context given as one text, a label without its definition, a turn of the context without
+task or mode, labels or context that are no list, a label without its definition, a turn of the context without
 speaker or text, a conversation without a user's turn.
 """
 
@@ -49,6 +47,7 @@ EMOTION_TASKS = (
     "humor_detection",
     "sarcasm_detection",
 )
+ARGUMENTS = ("emotion_task", "emotion_mode", "emotion_labels", "emotion_context")
 # With the newline that ends its last comment and that Jinja drops: the foundation's template still begins a line, so
 # that not even white space at its beginning is lost.
 PROLOGUE = (Path(__file__).parent / "emoprompt.jinja").read_text(encoding="utf-8")
@@ -90,13 +89,20 @@ def render_chat(
     return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **(guidance or {}))
 
 
-def guide_messages(messages: list[dict], **guidance) -> list[dict]:
+def guide_messages(
+    messages: list[dict],
+    *,
+    emotion_task: str,
+    emotion_mode: str | None = None,
+    emotion_labels: list[str] | dict[str, str] | None = None,
+    emotion_context: list[dict] | None = None,
+) -> list[dict]:
     """
     The conversation with EmoPrompt written into it, for a model whose chat template is out of reach, as behind an API.
 
     Args:
         messages (`list[dict]`): roles and contents that JSON can hold.
-        guidance: EmoPrompt's template arguments; without `emotion_task` the conversation stays as it is.
+        emotion_task, emotion_mode, emotion_labels, emotion_context: EmoPrompt's template arguments.
 
     Raises:
         `jinja2.TemplateError`: for arguments that EmoPrompt refuses.
@@ -104,7 +110,15 @@ def guide_messages(messages: list[dict], **guidance) -> list[dict]:
     """
     json.dumps(messages)  # raises where transformers would write "<Image>" for a picture
     template = PROLOGUE + "{{ messages | tojson }}"
-    return json.loads(render_jinja_template(conversations=[messages], chat_template=template, **guidance)[0][0])
+    rendered = render_jinja_template(
+        conversations=[messages],
+        chat_template=template,
+        emotion_task=emotion_task,
+        emotion_mode=emotion_mode,
+        emotion_labels=emotion_labels,
+        emotion_context=emotion_context,
+    )
+    return json.loads(rendered[0][0])
 
 
 def process_texts(processor: ProcessorMixin, texts: list[str], images: list[list], padding_side: str) -> BatchFeature:

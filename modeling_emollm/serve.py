@@ -35,7 +35,7 @@ from transformers.utils.chat_template_utils import jinja2
 from transformers.utils.import_utils import is_serve_available
 
 from .configuration_emollm import EmoLLMConfig
-from .emoprompt import PROLOGUE_END
+from .emoprompt import ARGUMENTS, PROLOGUE_END
 from .modeling_emollm import EmoLLMForConditionalGeneration
 
 
@@ -62,8 +62,12 @@ if is_serve_available():
             arguments = body.get("chat_template_kwargs", {})
             if not isinstance(arguments, dict):
                 raise HTTPException(422, f"chat_template_kwargs must be an object, not {arguments!r}.")
+            guidance = {name for name in arguments if name.startswith("emotion_")}
+            if unknown := sorted(guidance - set(ARGUMENTS)):
+                raise HTTPException(400, f"EmoPrompt has no {', '.join(unknown)}: use {', '.join(ARGUMENTS)}.")
             guided = (self.chat_template_kwargs | arguments).get("emotion_task") is not None
-            if guided and PROLOGUE_END not in (self._resolve_model(body)[2].chat_template or ""):
+            # a copy, since the name of the model is rewritten in it
+            if guided and PROLOGUE_END not in (self._resolve_model(dict(body))[2].chat_template or ""):
                 raise HTTPException(
                     400,
                     f"emotion_task would do nothing: the chat template of {body['model']} has no EmoPrompt. Serve a "

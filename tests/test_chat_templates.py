@@ -95,6 +95,9 @@ GUIDANCE = [
 ]
 
 
+GUIDED = {chat: [guide_messages(messages, **one) for one in GUIDANCE] for chat, (messages, _) in CHATS.items()}
+
+
 def render(template: str, messages: list[dict], tools: list[dict] | None = None, mask: bool = False, **arguments):
     """As `apply_chat_template` does; with `mask`, the places of the assistant's words too."""
     texts, places = render_jinja_template(
@@ -126,7 +129,8 @@ def test_every_template_carries_it(name):
     """Without a task each template renders what it did; with one, what it makes of words that are guided before."""
     template = TEMPLATES[name]
     rendered = 0
-    for (messages, tools), prompt in itertools.product(CHATS.values(), (False, True)):
+    for chat, prompt in itertools.product(CHATS, (False, True)):
+        messages, tools = CHATS[chat]
         options = {"tools": tools, "add_generation_prompt": prompt, "mask": "generation" in template}
         try:
             bare = render(template, messages, **options)
@@ -135,9 +139,9 @@ def test_every_template_carries_it(name):
         rendered += 1
         assert render(PROLOGUE + template, messages, **options) == bare
         assert render(PROLOGUE + template, messages, **options, emotion_task=None, emotion_mode="reason") == bare
-        for guidance in GUIDANCE:
+        for guidance, by_hand in zip(GUIDANCE, GUIDED[chat], strict=True):
             guided = render(PROLOGUE + template, messages, **options, **guidance)
-            assert guided == render(template, guide_messages(messages, **guidance), **options)
+            assert guided == render(template, by_hand, **options)
     assert rendered
 
 
@@ -292,7 +296,7 @@ def test_without_labels_the_question_is_open(labels):
         mode = {key: value for key, value in guidance.items() if key != "emotion_labels"}
         guided = guided_turn(QUESTION, **mode, emotion_labels=labels)
         assert guided == guided_turn(QUESTION, **mode)
-        assert guided.endswith("the label alone.")
+        assert guided.endswith("the answer alone.")
 
 
 @pytest.mark.parametrize("empty", [None, [], ()])
@@ -321,9 +325,9 @@ def test_a_conversation_of_thousands_of_turns_is_guided():
         ({"emotion_task": ""}, "Unknown emotion_task ''"),
         ({"emotion_task": ["hate_detection"]}, "Unknown emotion_task '['hate_detection']'"),
         ({"emotion_mode": "guess"}, "Unknown emotion_mode 'guess': use answer or reason."),
-        ({"emotion_labels": "no, yes"}, "emotion_labels is the text 'no, yes': give a list of labels"),
+        ({"emotion_labels": "no, yes"}, "emotion_labels is 'no, yes': give a list of labels"),
         ({"emotion_labels": {"no": "So.", "yes": None}}, "emotion_labels has no definition of 'yes'"),
-        ({"emotion_context": "Ann: Hi."}, "emotion_context is the text 'Ann: Hi.': give a list of turns"),
+        ({"emotion_context": "Ann: Hi."}, "emotion_context is 'Ann: Hi.': give a list of turns"),
         ({"emotion_context": [CONTEXT[0], {"text": "Hi."}]}, "Turn 2 of emotion_context has no speaker or no text"),
         ({"emotion_context": ["Ann: Hi."]}, "Turn 1 of emotion_context has no speaker or no text: Ann: Hi."),
         ({"messages": TALK[2:3]}, "emotion_task is 'hate_detection', but no turn is the user's"),

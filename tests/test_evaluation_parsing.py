@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dataset_scripts.tasks import TASKS
 from evaluation.parsing import LEXICON, NEGATIONS, names_answer, parse_answer
+from modeling_emollm.emoprompt import guide_messages
 
 
 SETS = {(name, source): list(asked.labels) for name, task in TASKS.items() for source, asked in task.sources.items()}
@@ -37,9 +38,44 @@ def test_cases(text, group, given):
     assert parse_answer(text, choices_of(group), group["task"], group.get("several", False)) == given
 
 
+@pytest.mark.parametrize(
+    "text, given",
+    [
+        ("It is funny.\nAnswer: no", ["no"]),
+        ("It is funny.\n### Answer\nno", ["no"]),
+        ("It is funny.\nAnswer: yes\nAnswer:", ["yes"]),
+        ("It is funny.", []),
+        ("yes", []),
+        ("It is funny.\nAnswer:", []),
+        ("It is funny.\nAnswer: unclear", []),
+        ("<think>Answer: yes</think>It is funny.", []),
+        ("User: is it?\nAnswer: yes\nUser: and this?\nAnswer: no", ["yes"]),
+        ("yes\nUser: and this?\nAnswer: no", []),
+    ],
+)
+def test_what_is_not_concluded_is_no_answer(text, given):
+    assert parse_answer(text, ["no", "yes"], "humor_detection", concluded=True) == given
+
+
+@pytest.mark.parametrize("label_set", sorted(SETS))
+@pytest.mark.parametrize("mode", ["answer", "reason"])
+@pytest.mark.parametrize("named", [False, True])
+def test_an_echo_of_emoprompt_is_no_answer(label_set, mode, named):
+    (task, source), choices = label_set, SETS[label_set]
+    asked = TASKS[task].sources[source]
+    arguments = {"emotion_task": task, "emotion_mode": mode, "emotion_labels": choices if named else None}
+    prompt = guide_messages([{"role": "user", "content": asked.closed[0].format(subject="he")}], **arguments)[0][
+        "content"
+    ]
+    steps = [line for line in prompt.splitlines() if line[0].isdigit()]
+    assert len(steps) == 3 * (mode == "reason")
+    for echo in (prompt, "\n".join(steps), *prompt.splitlines()):
+        assert parse_answer(echo, choices, task, asked.several) == []
+
+
 def test_every_label_set_has_cases():
     assert {(group["task"], group.get("source")) for group in GROUPS.values()} >= set(SETS)
-    assert len(CASES) >= 300
+    assert len(CASES) >= 400
 
 
 @pytest.mark.parametrize("label_set", sorted(SETS))
@@ -124,7 +160,8 @@ def test_unrelated_words_turn_no_label_into_another(labelled, before, after):
     assert parse_answer(f"{before} {after}", choices, task) == []
 
 
-LONG = """answer |answer:|a|i |I can not |not happy |neither,|- |<|<think>|\n| |"[|**|yes, |not, |\\boxed{|((|是"""
+LONG = """answer |answer:|a|i |I can not |not happy |neither,|- |<|<think>|\n| |"[|**|yes, |not, |\\boxed{|((|是
+|"| '|too |so it |\nuser|\nquestion:|because |answer:\n|[think]|lack of a """
 
 
 @pytest.mark.parametrize("part", [*LONG.split("|"), f"not,{' ' * 90_000}x y z or "])
@@ -142,6 +179,7 @@ def test_long_texts_take_linear_time(part):
         ("She is happy.", "ferplus", ["happiness"], "emotion_recognition", True),
         ("She isn't happy.", "ferplus", ["happiness"], "emotion_recognition", True),
         ("Is she delighted?", "ferplus", ["happiness"], "emotion_recognition", True),
+        ("The girl shouts 'I'm so happy'.", "ferplus", ["happiness"], "emotion_recognition", True),
         ("She is unhappy.", "ferplus", ["happiness"], "emotion_recognition", False),
         ("The corners of the mouth are raised.", "ferplus", ["happiness"], "emotion_recognition", False),
         ("I would say fear.", "ferplus", ["happiness"], "emotion_recognition", False),

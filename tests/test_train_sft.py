@@ -82,7 +82,7 @@ def test_the_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(process
         assert torch.equal(ids[learned], labels[learned])
         assert mask[learned].all() and not mask[learned.nonzero().max() + 1 :].any()  # the last of the row
         text = tokenizer.decode(ids[mask.bool()])
-        assert ("\nAnswer with the label alone." in text) == bool(share)
+        assert ("\nGive the answer alone." in text) == bool(share)
     pictures = batch["input_ids"] == tokenizer.image_token_id
     assert pictures.any() and (batch["labels"][pictures] == -100).all()
     assert not (batch["labels"] == tokenizer.pad_token_id).any()
@@ -91,7 +91,7 @@ def test_the_answer_and_the_end_of_its_turn_are_learned_and_nothing_else(process
 def guided(processor, rows: list[dict], share: float, seed: int) -> set[str]:
     batch = EmoBenchCollator(processor, None, share, 0.0, seed)(rows)
     texts = processor.tokenizer.batch_decode(batch["input_ids"])
-    return {row["id"] for row, text in zip(rows, texts, strict=True) if "\nAnswer with " in text}
+    return {row["id"] for row, text in zip(rows, texts, strict=True) if "\nGive the answer alone." in text}
 
 
 def test_which_rows_are_guided_depends_on_their_id_and_the_seed_alone(processors):
@@ -340,6 +340,11 @@ def test_an_unknown_argument_is_refused(command, argument):
 def test_a_share_beyond_all_is_refused(command, name, share):
     with pytest.raises(ValueError, match=f"{name}={share} must be from 0 to 1"):
         command(RECIPE, **{name: share})
+
+
+def test_reasoning_without_emoprompt_is_refused(command):
+    with pytest.raises(ValueError, match="reason_share=0.5 is a share of no rows: raise emoprompt_share"):
+        command(RECIPE, emoprompt_share=0.0, reason_share=0.5)
 
 
 def test_reasoning_without_rationales_is_refused(command):
