@@ -59,6 +59,7 @@ class Reply:
     delay: float = 0
     body: bytes | None = None
     finish_reason: str = "stop"
+    param: str | None = None
     dies: bool = False
 
 
@@ -97,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers["Content-Length"]))
         reply = self.teacher.take(data, dict(self.headers))
         time.sleep(reply.delay)
-        self.teacher.running -= 1
+        with self.teacher.lock:
+            self.teacher.running -= 1
         if reply.dies:
             self.close_connection = True
             return
@@ -114,7 +116,9 @@ class Handler(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }
         try:
-            self.send(content if reply.status == 200 else {"error": {"message": reply.text}}, reply)
+            self.send(
+                content if reply.status == 200 else {"error": {"message": reply.text, "param": reply.param}}, reply
+            )
         except (BrokenPipeError, ConnectionResetError):  # a client that has not waited
             self.close_connection = True
 

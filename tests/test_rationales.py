@@ -1,5 +1,6 @@
 """Rationales by a teacher: what it is asked, what is kept, and that no reply is lost or paid twice."""
 
+import asyncio
 import base64
 import io
 import json
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -24,7 +26,7 @@ from filelock import FileLock
 from huggingface_hub import DatasetCard
 from loopback_teacher import Asked, LoopbackTeacher, Reply, code_of, right
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.fake_sources import make_sources
 from dataset_scripts import publish_emobench
@@ -33,9 +35,9 @@ from dataset_scripts.pipeline import build
 from dataset_scripts.tasks import TASKS
 from evaluation import run
 from evaluation.rationales import __main__ as rationales
+from evaluation.rationales import checks, interview, teachers
 from evaluation.rationales import dataset as rationale_dataset
-from evaluation.rationales import interview, teachers
-from modeling_emollm.emoprompt import guide_messages
+from modeling_emollm.emoprompt import encode_chats, guide_messages
 
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,8 @@ EMOTION = ("--tasks", "emotion_recognition")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Short waits before a request is repeated, and a key."""
+    monkeypatch.setattr(interview, "PAUSE", 0.01)
+    monkeypatch.setattr(interview, "LONGEST_PAUSE", 0.05)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.02)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -215,6 +219,8 @@ def says(text: str, **kwargs):
 
 
 CASES = [
+    (case(lambda asked: Reply("not this", status=400)), "refused by the endpoint"),
+    (case(second=lambda asked: Reply("nor this", status=403)), "refused by the endpoint"),
     (case(), "kept"),
     (case(says("A CODE is seen.")), "kept"),  # no last line
     (case(says("<think>TRUTH it is, they say</think>A CODE is seen.\ud83d\n**Answer**: TRUTH")), "kept"),
@@ -228,8 +234,6 @@ CASES = [
     (case(lambda asked: Reply(None)), "empty"),
     (case(says("It is TRUTH.\nAnswer: TRUTH")), "only names the answer"),
     (case(says("**Cues:**\n1. It is TRUTH.\n\nAnswer: TRUTH")), "only names the answer"),
-    (case(lambda asked: Reply("not this", status=400)), "refused by the endpoint"),
-    (case(second=lambda asked: Reply("nor this", status=422)), "refused by the endpoint"),
     (case(says("A CODE", finish_reason="content_filter")), "refused by the endpoint"),
 ]  # fmt: skip
 
@@ -250,8 +254,91 @@ def test_what_is_kept_and_why_the_rest_is_dropped(drawn_dataset, tmp_path, capsy
     rows = [row for row in rows_of(output, "emotion_recognition") if row["rationale"]]
     assert len(rows) == 2 * 3
     texts = {row["rationale"].replace(code_of(row["answer"]), "CODE") for row in rows}
-    assert {"A CODE is seen in case 1.", "A CODE is seen in case 2.?"} < texts
+    assert {"A CODE is seen in case 3.", "A CODE is seen in case 4.?"} < texts
     assert Counter(row["id"].split("#")[0] for row in rows).most_common()[-1][1] == 2
+
+
+def judge(
+    first: str, second: str = "Answer: sadness", answers=("sadness",), task="emotion_recognition", source="drawn"
+) -> tuple[str, str | None, str]:
+    """What becomes of two replies, the rationale that is stored, and the second request."""
+    choices = list(TASKS[task].sources[source].labels)
+    sample = checks.Sample("x", source, task, "What is it?", choices, ", ".join(answers), list(answers), [])
+    asked = []
+
+    def find(request: checks.Request) -> dict:
+        asked.append(request.text)
+        return {"text": first if request.number == 1 else second, "finish_reason": "stop"}
+
+    return *checks.examine(sample, find), asked[-1]
+
+
+@pytest.mark.parametrize(
+    "conclusion",
+    ["The answer is: LABEL.", "**The final answer is LABEL.**", "Emotion: LABEL", "So, the best label is LABEL."]
+    + ["Antwort: LABEL", "Final answer:\nLABEL", "It rains. The correct answer is LABEL."],
+)
+def test_conclusions_are_checked_and_left_out(conclusion):
+    text = f"1. Cues: tears are seen.\n{conclusion}\nAnswer: sadness"
+    assert judge(text.replace("LABEL", "fear"))[0] == "contradicts the truth"
+    reason, rationale, _ = judge(text.replace("LABEL", "sadness"))
+    assert reason == "kept" and rationale == "1. Cues: tears are seen." + "\nIt rains." * ("It rains" in conclusion)
+
+
+def test_headings_are_no_conclusions():
+    text = "Emotion: the brows are raised.\nThe answer is in the eyes."
+    assert judge(text)[:2] == ("kept", text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["The user says that it is sadness.", "Since I was given the correct answer, I work backwards.", "I was told so."]
+    + [
+        "The right answer is known: sadness.",
+        "This fits the **ground truth**.",
+        "It is consistent with the given label",
+    ],
+)
+def test_a_teacher_that_says_that_it_was_told_is_dropped(said):
+    assert judge(f"1. Cues: tears are seen.\n{said}\nAnswer: sadness")[0] == "mentions that it was told"
+    assert judge("1. Cues: I am told by tears, right? The user cries.\nAnswer: sadness")[0] == "kept"
+
+
+def test_an_unclear_second_answer_is_not_taken():
+    for second in (
+        "Answer: unclear, perhaps sadness",
+        "Unclear; maybe sadness.",
+        "Answer: fear\nAnswer: sadness (unclear)",
+    ):
+        assert judge("Tears are seen.", second)[0] == "second answer unreadable"
+    assert judge("Tears are seen.", "The place is unclear.\nAnswer: sadness")[0] == "kept"
+
+
+@pytest.mark.parametrize("said", ["It is **sad**ness.", "A s_ad_ face.", "Not happiness, not anger, not fear."])
+def test_sentences_that_give_the_answer_away_are_withheld(said):
+    reason, rationale, asked = judge(f"Tears are seen. {said}")
+    assert reason == "kept" and said in rationale and ":\nTears are seen.\n\n" in asked
+
+
+def test_the_rationale_does_not_speak_of_the_closed_questions_options():
+    assert judge("Tears are seen. Of the four options, this fits best.")[:2] == ("kept", "Tears are seen.")
+    assert judge("This option fits.")[0] == "empty"
+
+
+def test_several_labels_below_each_other_are_read():
+    answers = ("be attractive", "be happy")
+    several = judge("A dog.\nAnswer:\n\n- LABELS".replace("LABELS", "\n- ".join(answers)),
+                    "Answer: " + ", ".join(answers), answers, "intent_understanding", "intentonomy")  # fmt: skip
+    assert several[:2] == ("kept", "A dog.")
+
+
+@pytest.mark.parametrize("text", ["\n" * 40_000, ":" * 40_000 + "x", "answer" + "\n" * 40_000])
+def test_degenerate_replies_take_no_time(text):
+    start = time.monotonic()
+    checks.withhold_answer(text, checks.Sample("", "drawn", "hate_detection", "", ["no", "yes"], "no", ["no"], []))
+    checks.ANSWER[True].sub("", text)
+    checks.ANSWER[False].sub("", text)
+    assert time.monotonic() - start < 3
 
 
 def test_samples_with_several_labels(tmp_path):
@@ -314,9 +401,10 @@ def test_troubles_that_pass_are_waited_for(drawn_dataset, tmp_path):
 
 
 def test_troubles_that_stay_are_counted_and_asked_again(drawn_dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(teachers, "RETRIES", 1)
+    monkeypatch.setattr(teachers, "RETRIES", 0)
+    monkeypatch.setattr(interview, "TURNS", 2)
     troubles = [
-        Reply(delay=2.5),
+        Reply(delay=1.5),
         Reply("oh", status=500),
         Reply(body=b"{"),
         Reply("slow down", status=429),
@@ -325,19 +413,37 @@ def test_troubles_that_stay_are_counted_and_asked_again(drawn_dataset, tmp_path,
     output = tmp_path / "reasons"
     cases = [lambda asked, trouble=trouble: trouble for trouble in troubles]
     with scripted(cases) as (teacher, numbers):
-        facts = write(drawn_dataset, teacher, output, *EMOTION, "--timeout", 2)
+        facts = write(drawn_dataset, teacher, output, *EMOTION, "--timeout", 1)
     assert facts["configs"]["emotion_recognition"]["drawn"] == {"asked": 16, "kept": 11, "dropped": {"unanswered": 5}}
+    assert max(asked.attempt for asked in teacher.asked) == interview.TURNS
     assert "5 samples were not answered; the same command again" in capsys.readouterr().out
     with LoopbackTeacher() as teacher:
         facts = write(drawn_dataset, teacher, output, *EMOTION)
     assert facts["configs"]["emotion_recognition"]["drawn"] == {"asked": 16, "kept": 16, "dropped": {}}
     assert {numbers[by_sample(asked)] for asked in teacher.asked if asked.number == 1} == set(range(5))
-    # often, but not in a row
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_an_outage_is_waited_for_and_loses_no_sample(concurrency, drawn_dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teachers, "RETRIES", 0)
-    monkeypatch.setattr(interview, "FAILURES", 3)
-    with LoopbackTeacher(lambda asked: right(asked) if asked.place % 3 else Reply("oh", status=500)) as teacher:
-        facts = write(drawn_dataset, teacher, tmp_path / "often", *EMOTION, "--concurrency", 1)
-    assert facts["configs"]["emotion_recognition"]["drawn"]["dropped"]["unanswered"] > 3
+    monkeypatch.setattr(interview, "PAUSE", 0.1)
+    monkeypatch.setattr(interview, "LONGEST_PAUSE", 0.5)
+    ends = []
+
+    def script(asked: Asked) -> Reply:
+        if asked.place == 10:
+            ends.append(asked.time + 1)
+        return Reply("down", status=503) if ends and asked.time < ends[0] else right(asked)
+
+    with LoopbackTeacher(script) as teacher:
+        facts = write(drawn_dataset, teacher, tmp_path / "out", *EMOTION, "--concurrency", concurrency)
+    assert facts["configs"]["emotion_recognition"]["drawn"]["kept"] == 16
+    assert sum(asked.place >= 10 and asked.time < ends[0] for asked in teacher.asked) <= 6 * concurrency
+    shown = capsys.readouterr().err
+    waits = [
+        float(wait) for wait in re.findall(r"wise does not answer, .* asked again in (\S+) seconds: .*down", shown)
+    ]
+    assert 0.2 in waits and {*waits} <= {0.1, 0.2, 0.4, 0.5} and len(waits) < 10
 
 
 @pytest.mark.parametrize(
@@ -345,7 +451,6 @@ def test_troubles_that_stay_are_counted_and_asked_again(drawn_dataset, tmp_path,
     [
         (401, "set OPENAI_API_KEY to a key of this endpoint"),
         (402, "it wants to be paid"),
-        (403, "this key may not use it"),
         (404, "it has no such model, or another address"),
         (418, "it does not say why"),
     ],
@@ -379,39 +484,121 @@ def test_the_key_is_sent_and_written_nowhere(drawn_dataset, tmp_path, capsys, mo
     assert KEY not in "".join(capsys.readouterr())
 
 
-def test_refusals_are_final_only_beside_answers(drawn_dataset, tmp_path, capsys):
+def test_a_key_that_is_none_is_refused_and_not_told(drawn_dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\r\n")
+    with LoopbackTeacher() as teacher:
+        write(drawn_dataset, teacher, tmp_path / "reasons", *EMOTION, "--limit", 1)
+        assert {asked.headers["authorization"] for asked in teacher.asked} == {f"Bearer {KEY}"}
+        for key in (f"{KEY}é", f"{KEY}\r{KEY}"):
+            monkeypatch.setenv("OPENAI_API_KEY", key)
+            with pytest.raises(ValueError, match="OPENAI_API_KEY has characters that no key has") as error:
+                write(drawn_dataset, teacher, tmp_path / "reasons", *EMOTION)
+            assert KEY not in str(error.value)
+
+
+def test_refusals_are_final_only_beside_answers(drawn_dataset, tmp_path, monkeypatch, capsys):
+    def ask(script, name, *options) -> tuple[dict, int]:
+        with LoopbackTeacher(script) as teacher:
+            facts = write(drawn_dataset, teacher, tmp_path / name, *EMOTION, *options)
+        return facts["configs"]["emotion_recognition"]["drawn"], len(teacher.asked)
+
     with LoopbackTeacher(lambda asked: Reply("no pictures here", status=400)) as teacher:
-        assert stopped(drawn_dataset, teacher, tmp_path / "out", *EMOTION, "--concurrency", 2) == 1
-        assert len(teacher.asked) == interview.FAILURES
-        assert "failed 16 times in a row: Error code: 400" in capsys.readouterr().err
+        assert stopped(drawn_dataset, teacher, tmp_path / "out", *EMOTION, "--concurrency", 1) == 1
+        assert len(teacher.asked) == interview.REFUSALS
+        assert "refused 16 requests in a row: Error code: 400" in capsys.readouterr().err
         assert stopped(drawn_dataset, teacher, tmp_path / "out", *EMOTION, "--limit", 3) == 1
         assert "wise answered nothing: Error code: 400" in capsys.readouterr().err
     assert not stored(tmp_path / "out")
-    with LoopbackTeacher() as teacher:
-        facts = write(drawn_dataset, teacher, tmp_path / "out", *EMOTION)
+    # the key expires, which some endpoints say by a 400
+    expires = lambda asked: right(asked) if asked.place <= 10 else Reply("API key expired", status=400)  # noqa: E731
+    with LoopbackTeacher(expires) as teacher:
+        with monkeypatch.context() as patch:
+            patch.setattr(interview, "REFUSALS", 4)
+            assert stopped(drawn_dataset, teacher, tmp_path / "all", *EMOTION, "--concurrency", 2) == 1
+        assert "requests in a row: Error code: 400" in capsys.readouterr().err and len(teacher.asked) < 18
+    assert len(stored(tmp_path / "all")) == 10 and not any("refused" in reply for reply in stored(tmp_path / "all"))
+    found, number = ask(expires, "out", "--concurrency", 1)
+    assert found["kept"] + found["dropped"]["unanswered"] == 16, "fewer than would stop it are asked again as well"
+    found, _ = ask(right, "out")
+    assert found["kept"] == 16
+    # a refusal before the first answer is final after it
+    refuse = Reply("no", status=400)
+    for _ in range(2):
+        found, number = ask(lambda asked: refuse if asked.place == 1 else right(asked), "one", "--concurrency", 1)
+        assert found["dropped"] == {"refused by the endpoint": 1}
+    assert number == 0
+
+
+def test_many_refusals_in_a_row_are_final_if_the_endpoint_still_answers(drawn_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(interview, "REFUSALS", 3)
+    cases = [right, right, *[lambda asked: Reply("hateful", status=403)] * 7]
+    with scripted(cases) as (teacher, _):
+        facts = write(drawn_dataset, teacher, tmp_path / "out", *EMOTION, "--concurrency", 1)
+    found = facts["configs"]["emotion_recognition"]["drawn"]
+    assert found == {"asked": 16, "kept": 9, "dropped": {"refused by the endpoint": 7}}
+    assert len(teacher.asked) == len(stored(tmp_path / "out")) + 2
+
+
+def test_parameters_that_a_model_does_not_take_are_not_sent(drawn_dataset, tmp_path):
+    def script(asked: Asked) -> Reply:
+        for name in ("max_tokens", "temperature"):
+            if name in asked.body:
+                return Reply(f"Unsupported parameter: {name}", status=400, param=name)
+        assert asked.body["max_completion_tokens"] == 99
+        return right(asked)
+
+    with LoopbackTeacher(script) as teacher:
+        facts = write(drawn_dataset, teacher, tmp_path / "out", *EMOTION, "--max-tokens", 99, "--concurrency", 4)
     assert facts["configs"]["emotion_recognition"]["drawn"]["kept"] == 16
-    # beside those of an earlier run as well
-    with LoopbackTeacher() as teacher:
-        write(drawn_dataset, teacher, tmp_path / "two", *EMOTION, "--limit", 2)
-    with LoopbackTeacher(lambda asked: Reply("no", status=400)) as teacher:
-        for _ in range(2):
-            facts = write(drawn_dataset, teacher, tmp_path / "two", *EMOTION)
-        assert facts["configs"]["emotion_recognition"]["drawn"]["dropped"] == {"refused by the endpoint": 14}
-        assert len(teacher.asked) == 14
-    # a refusal before the first answer is final after it, too
-    with scripted([lambda asked: Reply("no", status=400)]) as (teacher, _):
-        for _ in range(2):
-            write(drawn_dataset, teacher, tmp_path / "one", *EMOTION, "--concurrency", 1)
-        assert len(teacher.asked) == len(stored(tmp_path / "one"))
+    assert len(teacher.asked) <= len(stored(tmp_path / "out")) + 8
+
+
+def test_a_thinker_that_is_always_cut_off_stops_the_command(drawn_dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(interview, "CUT_OFF", 10)
+
+    def thinks(asked: Asked) -> Reply:
+        enough = asked.body["max_tokens"] > 50 or asked.place > thinks.long
+        return right(asked) if enough else Reply("<think>", finish_reason="length")
+
+    output, thinks.long = tmp_path / "out", 100
+    with LoopbackTeacher(thinks) as teacher:
+        assert stopped(drawn_dataset, teacher, output, *EMOTION, "--max-tokens", 50, "--concurrency", 1) == 1
+        error = capsys.readouterr().err
+        assert "the first 10 replies of wise were all cut off after 50 tokens: give it more by --max-tokens" in error
+        assert len(teacher.asked) == len(stored(output)) == 10
+        # under the same limit, the rest is asked
+        thinks.long = 10
+        facts = write(drawn_dataset, teacher, output, *EMOTION, "--max-tokens", 50)
+        found = facts["configs"]["emotion_recognition"]["drawn"]
+        assert found["dropped"] == {"cut off": 10}
+        asked = len(teacher.asked)
+        facts = write(drawn_dataset, teacher, output, *EMOTION, "--max-tokens", 51)
+        assert facts["configs"]["emotion_recognition"]["drawn"]["kept"] == 16
+        assert sum(asked.number == 1 for asked in teacher.asked[asked:]) == 10, "nothing but what was cut off"
+        asked = len(teacher.asked)
+        write(drawn_dataset, teacher, output, *EMOTION, "--max-tokens", 20)
+        assert len(teacher.asked) == asked
+
+
+def test_replies_on_their_way_are_kept_when_it_stops(drawn_dataset, tmp_path):
+    def script(asked: Asked) -> Reply:
+        reply = Reply("no", status=401) if asked.place == 20 else right(asked)
+        reply.delay = 0 if asked.place == 20 else 0.3
+        return reply
+
+    with LoopbackTeacher(script) as teacher:
+        assert stopped(drawn_dataset, teacher, tmp_path / "out", "--concurrency", 16) == 1
+    assert 20 <= len(teacher.asked) <= 32 and len(stored(tmp_path / "out")) == len(teacher.asked) - 1
 
 
 def test_an_endpoint_that_dies_loses_nothing(finished, drawn_dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teachers, "RETRIES", 1)
+    monkeypatch.setattr(interview, "PATIENCE", 0.5)
     output = tmp_path / finished[0].name
     with LoopbackTeacher(lambda asked: Reply(dies=True) if asked.place > 40 else right(asked)) as teacher:
         assert stopped(drawn_dataset, teacher, output, "--concurrency", 3) == 1
     error = capsys.readouterr().err
-    assert re.search(r"wise failed 16 times in a row: \S+", error)
+    assert re.search(r"wise has not answered for 0.5 seconds: \S+", error)
     assert f"40 replies are kept in {output}.responses.jsonl" in error
     before = stored(output)
     assert len(before) == 40
@@ -450,8 +637,9 @@ def test_a_killed_and_an_interrupted_run_are_resumed(finished, drawn_dataset, tm
     def interrupt(asked: Asked) -> Reply:
         if asked.place == 20:
             os.kill(os.getpid(), signal.SIGINT)
-            return Reply(delay=1)
-        return right(asked) if asked.place < 20 else Reply(delay=1)
+        reply = right(asked)
+        reply.delay = 0.5 if asked.place >= 19 else 0
+        return reply
 
     # started in a shell's background, tests inherit that Ctrl-C is ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -461,17 +649,21 @@ def test_a_killed_and_an_interrupted_run_are_resumed(finished, drawn_dataset, tm
     finally:
         signal.signal(signal.SIGINT, before)
     interrupted = path.read_bytes()
-    assert interrupted.startswith(killed) and 18 <= interrupted.count(b"\n") - lines <= 19
+    assert interrupted.startswith(killed) and interrupted.count(b"\n") - lines == len(teacher.asked) <= 21
     lines = interrupted.count(b"\n")
     assert f"interrupted\n{lines} replies are kept in {path}; the same command again" in capsys.readouterr().err
-    (tmp_path / f"{output.name}.replaced").mkdir()
-    (tmp_path / f"{output.name}.writing").mkdir()
-    (tmp_path / f"{output.name}.writing" / "left").write_text("by a process that was killed while writing")
+    left = tmp_path / f".{output.name}.rationales-writing"
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "left").write_text("by a process that was killed while writing")
+    mine = {tmp_path / f"{output.name}.{word}" for word in ("replaced", "writing")}
+    for folder in mine:
+        folder.mkdir()
     with LoopbackTeacher() as teacher:
         write(drawn_dataset, teacher, output)
     assert len(teacher.asked) == len(finished[1]) - lines
     assert content(output) == content(finished[0])
-    assert {left.name for left in tmp_path.iterdir()} == {output.name, path.name, f"{path.name}.lock"}
+    locks = {path.with_name(f"{path.name}.lock"), path.with_name(f".{output.name}.rationales.lock")}
+    assert set(tmp_path.iterdir()) == {output, path} | locks | mine
 
 
 def test_writing_can_be_interrupted(finished, drawn_dataset, tmp_path, monkeypatch, capsys):
@@ -487,7 +679,7 @@ def test_writing_can_be_interrupted(finished, drawn_dataset, tmp_path, monkeypat
         signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
     assert content(output) == content(finished[0])
-    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".writing")]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith("writing")]
 
 
 def test_requests_keep_to_the_limits(drawn_dataset, tmp_path):
@@ -519,12 +711,11 @@ def test_nothing_is_asked_twice(finished, drawn_dataset, tmp_path, capsys):
     with LoopbackTeacher(models=("wise", "fool")) as teacher:
         write(drawn_dataset, teacher, output, "--responses", responses, "--model", "wise", "--concurrency", 1)
         assert not teacher.asked and content(output) == content(finished[0])
-        assert "80 samples, 80 of them done; at most 0 requests to wise" in capsys.readouterr().out
-        replaced = tmp_path / f"{output.name}.replaced"
-        replaced.mkdir()
-        (replaced / "left").write_text("by a process that was killed at the very end")
+        assert (
+            f"{len(finished[1])} replies are there already\n80 samples, 80 of them done; at most 0 requests to wise"
+            in (capsys.readouterr().out)
+        )
         facts = write(drawn_dataset, teacher, output, "--responses", responses, "--model", "wise", "--limit", 2)
-        assert not replaced.exists()
         assert not teacher.asked, "and the output of an earlier run is replaced"
         assert {found["drawn"]["asked"] for found in facts["configs"].values()} == {2}
         write(drawn_dataset, teacher, output, "--responses", responses, "--model", "wise", "--limit", 2, "--seed", 5)
@@ -533,9 +724,6 @@ def test_nothing_is_asked_twice(finished, drawn_dataset, tmp_path, capsys):
         limit = ("--limit", 2, *EMOTION, "--responses", responses)
         write(drawn_dataset, teacher, output, *limit, "--model", "fool")
         assert {asked.body["model"] for asked in teacher.asked} == {"fool"}
-        number = len(teacher.asked)
-        write(drawn_dataset, teacher, output, *limit, "--model", "fool", "--max-tokens", 77)
-        assert len(teacher.asked) == 2 * number and teacher.asked[-1].body["max_tokens"] == 77
     assert not Path(f"{output}.responses.jsonl").exists()
 
 
@@ -550,7 +738,7 @@ def test_the_order_of_replies_does_not_matter(finished, drawn_dataset, tmp_path)
     assert content(tmp_path / finished[0].name) == content(finished[0])
 
 
-def test_the_cost_is_told_first(drawn_dataset, tmp_path, capsys):
+def test_the_cost_is_told_first(drawn_dataset, tmp_path, monkeypatch, capsys):
     rows = [row for row in rows_of(drawn_dataset, "emotion_recognition") if row["setting"] == "closed"]
     output = tmp_path / "reasons"
     options = (*EMOTION, "--price", 1000, 2000)
@@ -583,6 +771,13 @@ def test_the_cost_is_told_first(drawn_dataset, tmp_path, capsys):
             rationales.make_parser().parse_args(arguments(drawn_dataset, teacher, output, *options, "--estimate"))
         )
         assert "16 samples, 0 of them done; at most 26 requests" in capsys.readouterr().out
+        monkeypatch.setattr(rationales, "ESTIMATED", 4)  # of samples that are much alike
+        Path(f"{output}.responses.jsonl").unlink()
+        rationales.main(
+            rationales.make_parser().parse_args(arguments(drawn_dataset, teacher, output, *options, "--estimate"))
+        )
+        some = re.search(r"about ([\d,]+) tokens in and 2,048 out, .*; what it thinks", capsys.readouterr().out)[1]
+        assert int(some.replace(",", "")) == pytest.approx(told, rel=0.1)
 
 
 # a model in this process
@@ -626,8 +821,56 @@ def test_a_local_model_answers_in_batches(finished, tiny_foundations, drawn_data
     facts = write(drawn_dataset, tiny_foundations["llava"], tmp_path / "reasons", "--batch-size", 5)
     assert all(found["drawn"]["kept"] == 16 for found in facts["configs"].values())
     assert sum(map(len, batches)) == len(finished[1])
-    assert max(map(len, batches)) == 5 and sum(len(batch) >= 4 for batch in batches) > 10
+    assert max(map(len, batches)) == 5 and sum(len(batch) >= 4 for batch in batches) > 0.7 * len(batches)
     assert all(len(set(batch)) == 1 for batch in batches), "no processor takes conversations with and without pictures"
+
+
+def test_a_batch_gets_the_replies_of_each_request_alone(tiny_foundations, drawn_dataset, monkeypatch):
+    images = [row["images"][0]["bytes"] for row in rows_of(drawn_dataset, "emotion_recognition")[:3]]
+    requests = [
+        checks.Request("", 1, text, [image], [])
+        for text, image in zip(("How?", "Who is it, and what do they see?", "Why"), images, strict=True)
+    ]
+    taken = []
+    for loader in (AutoModelForImageTextToText, AutoProcessor):
+
+        def load(name, *, loader=loader, original=loader.from_pretrained, **options):
+            taken.append((loader, name, options.pop("revision")))
+            return original(name, **options)
+
+        monkeypatch.setattr(loader, "from_pretrained", load)
+    teacher = teachers.LocalModel(tiny_foundations["idefics3"], "a-branch", 6, 3)
+    asyncio.run(teacher.__aenter__())
+    assert taken == [(loader, tiny_foundations["idefics3"], "a-branch")
+                     for loader in (AutoModelForImageTextToText, AutoProcessor)]  # fmt: skip
+    alone = []
+    for request in requests:
+        turn = [{"type": "image"}, {"type": "text", "text": request.text}]
+        inputs = encode_chats(teacher.processor, [[{"role": "user", "content": turn}]],
+                              [[Image.open(io.BytesIO(request.images[0]))]])  # fmt: skip
+        tokens = teacher.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        alone.append((inputs["input_ids"].shape[1], tokens[0, inputs["input_ids"].shape[1] :].tolist()))
+    assert len({tuple(new) for _, new in alone}) == 3
+    decode = partial(teacher.processor.tokenizer.decode, skip_special_tokens=True)
+    replies = teacher.answer(requests)
+    for (prompt, new), reply in zip(alone, replies, strict=True):
+        assert reply == teachers.read_reply(decode(new), "length", prompt, 6)
+    (end,) = {alone[1][1][2]}
+    teacher.model.generation_config.eos_token_id = [end]
+    for (prompt, new), reply in zip(alone, teacher.answer(requests), strict=True):
+        length = new.index(end) + 1 if end in new else 6
+        assert reply == teachers.read_reply(decode(new[:length]), "stop" if end in new else "length", prompt, length)
+
+
+def test_a_full_disk_is_said_with_what_is_kept(drawn_dataset, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rationale_dataset, "write_shard", full)
+    with LoopbackTeacher() as teacher:
+        assert stopped(drawn_dataset, teacher, tmp_path / "out", *EMOTION) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and f"{len(teacher.asked)} replies are kept in" in error
 
 
 # what is refused
@@ -637,6 +880,7 @@ def test_bad_input_is_refused_before_anything_is_asked(finished, drawn_dataset, 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.txt").write_text("keep me")
     (tmp_path / "notes.txt").write_text("my notes\nwithout an end")
+    (tmp_path / "line.txt").write_text("my notes without an end")
     shutil.copytree(drawn_dataset, tmp_path / "damaged")
     (tmp_path / "damaged" / "stats.json").write_text("{}")
     output = tmp_path / "out"
@@ -665,17 +909,24 @@ def test_bad_input_is_refused_before_anything_is_asked(finished, drawn_dataset, 
                 ("--responses", tmp_path / "notes.txt"),
                 "notes.txt, line 1: no reply of a teacher",
             ),
+            (
+                drawn_dataset,
+                output,
+                ("--responses", tmp_path / "line.txt"),
+                "line.txt, line 1: no reply of a teacher",
+            ),
         ):
             with pytest.raises(ValueError, match=message):
                 write(dataset, teacher, folder, *options)
-        with FileLock(f"{output}.responses.jsonl.lock"):
-            with pytest.raises(ValueError, match="Another command writes .*out.responses.jsonl"):
+        for lock in (f"{output}.responses.jsonl.lock", output.with_name(".out.rationales.lock")):
+            with FileLock(lock), pytest.raises(ValueError, match=f"Another command writes .*out or .*{lock}"):
                 write(drawn_dataset, teacher, output, "--model", "wise")
         with pytest.raises(ValueError, match="--model wise is for an endpoint, but --teacher a/model is no http"):
             write(drawn_dataset, "a/model", output, "--model", "wise")
         assert not teacher.asked
     assert stopped(drawn_dataset, teacher, output) == 1  # it is gone
     assert (tmp_path / "notes.txt").read_text() == "my notes\nwithout an end"
+    assert (tmp_path / "line.txt").read_text() == "my notes without an end"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mine.txt"]
     for option in ("--concurrency", "--limit", "--requests-per-minute"):
         with pytest.raises(SystemExit):

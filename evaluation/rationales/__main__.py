@@ -15,6 +15,7 @@ import asyncio
 import io
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,7 +48,7 @@ def survey(
     todo, requests, done = {task: set() for task in samples}, Counter(), Counter()
     total = sum(map(len, samples.values()))
     for sample in tqdm(read_samples(folder, samples), total=total, desc="look up replies", unit="sample"):
-        step = examine(sample, lambda request: responses.get(request.key(teacher.identity)))
+        step = examine(sample, partial(responses.find, teacher))
         if isinstance(step, Outcome):
             done[step.reason] += 1
         else:
@@ -99,17 +100,18 @@ def write_rationales(args: argparse.Namespace, responses: Responses) -> None:
     teacher = make_teacher(args)
     todo, requests, done = survey(args.dataset, samples, teacher, responses)
     total = sum(map(len, samples.values()))
+    print(f"{len(responses):,} replies are there already")
     print(f"{total:,} samples, {done.total():,} of them done; at most {requests.total():,} requests to {teacher.name}")
     if requests:
         tokens = estimate_tokens(args.dataset, todo, requests, args.seed)
-        print(f"about {cost(tokens, args.price)}", flush=True)
+        print(f"about {cost(tokens, args.price)}; what it thinks before it answers comes on top", flush=True)
     if args.estimate:
         return
     if requests:
         with tqdm(total=total, initial=done.total(), desc=teacher.name, unit="sample") as progress:
             asyncio.run(Interview(teacher, responses, progress, done).run(read_samples(args.dataset, todo)))
 
-    tally = Tally(lambda request: request.key(teacher.identity), responses.get)
+    tally = Tally(partial(responses.find, teacher))
     known = {"teacher": teacher.name, "revision": args.revision, "seed": args.seed, "limit": args.limit}
     facts = write_dataset(args.dataset, args.output, stats, samples, tally, known)
     report(facts, args.price)
@@ -129,12 +131,17 @@ def main(args: argparse.Namespace) -> None:
     responses = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=0):
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        lock = args.output.with_name(f".{args.output.name}.rationales.lock")
+        with FileLock(f"{path}.lock", timeout=0), FileLock(lock, timeout=0):
             responses = Responses(path)
             write_rationales(args, responses)
     except Timeout as error:
-        raise ValueError(f"Another command writes {path}: wait for it, or choose another --responses.") from error
-    except (TeacherError, KeyboardInterrupt) as stop:
+        raise ValueError(
+            f"Another command writes {args.output} or {path} (it holds {error.lock_file}): wait for it, or choose "
+            "another --output and --responses."
+        ) from error
+    except (TeacherError, OSError, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt)
         number = len(responses) if responses else 0
         print("interrupted" if interrupted else stop, file=sys.stderr)

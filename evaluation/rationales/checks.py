@@ -23,13 +23,32 @@ from ..parsing import names_answer, parse_answer
 KEPT, UNANSWERED = "kept", "unanswered"
 EMPTY, CUT, REFUSED = "empty", "cut off", "refused by the endpoint"
 CONTRADICTION, ONLY_NAMES = "contradicts the truth", "only names the answer"
+MENTIONS = "mentions that it was told"
 UNREADABLE, OTHER_LABEL = "second answer unreadable", "second answer is another label"
 
-# with the next line, if the answer is there
-ANSWER_LINE = re.compile(r"^\W*(?:final )?answer\W*:\s*.*$", re.IGNORECASE | re.MULTILINE)
+# with the next line, if the answer is there; of several labels, with the paragraph
+ANSWER = {
+    several: re.compile(rf"^[^\w\n]*(?:final )?answer[^\w\n]*:\s*{end}", re.IGNORECASE | re.MULTILINE)
+    for several, end in {False: ".*$", True: r"(?:.+\n?)*"}.items()
+}
+# "So the final answer is", "Emotion:"
+CONCLUSION = {
+    task: re.compile(
+        r"\W*(?:(?:so|thus|hence|therefore|overall)\W+)?(?:the )?(?:(?:final|right|correct|best) )?(?:answer|label|"
+        rf"{task.split('_')[0]}|antwort|réponse|respuesta|risposta|resposta|ответ)\W*(?::|is\b(?! known| given))",
+        re.IGNORECASE,
+    )
+    for task in TASKS
+}
+TOLD = re.compile(
+    r"\b(?:(?:right|correct|true|known|given|provided|expected) (?:answer|label)|ground[- ]truth|i was (?:told|given)"
+    r"|the user (?:says|said|states|stated|tells|told|gives|gave|provides|provided|wants|asks))\b",
+    re.IGNORECASE,
+)
+OPTION = re.compile(r"\boptions?\b", re.IGNORECASE)  # which the open question, answered by the same rationale, lacks
+UNCLEAR = re.compile(r"\bunclear\b", re.IGNORECASE)
 # after a full stop that ends no number, as those of the steps do
 SENTENCE_END = re.compile(r"(?<=[^\d\s][.!?])\s+")
-HEADING = re.compile(r":\W*$|^\W*$")  # or no words at all
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,10 @@ class Sample:
     answer: str
     answers: list[str]
     images: list[bytes]
+
+    @property
+    def several(self) -> bool:
+        return TASKS[self.task].sources[self.source].several
 
     @cached_property
     def digests(self) -> list[str]:
@@ -82,27 +105,44 @@ def first_request(sample: Sample) -> Request:
 
 def second_request(sample: Sample, notes: str) -> Request:
     """Asks for the answer, from the notes alone."""
-    asked = TASKS[sample.task].sources[sample.source]
-    question = asked.closed[0].format(subject="the person in question")
+    question = TASKS[sample.task].sources[sample.source].closed[0].format(subject="the person in question")
     text = (
         f"Notes of somebody who saw a {'clip' if len(sample.images) > 1 else 'picture'}:\n{notes}\n\n{question} Judge "
-        f"by the notes alone. Write one line, 'Answer: ' and {'one or more' if asked.several else 'one'} of: "
+        f"by the notes alone. Write one line, 'Answer: ' and {'one or more' if sample.several else 'one'} of: "
         f"{', '.join(sample.choices)}, or unclear."
     )
     return Request(sample.id, 2, text, [], [])
 
 
+def split_sentences(text: str) -> list[list[str]]:
+    """Line by line."""
+    return [SENTENCE_END.split(line.strip()) for line in text.splitlines()]
+
+
+def leave_out(text: str, unwanted: Callable[[str], bool]) -> str:
+    """The text without some of its sentences, and without lines that consist of them."""
+    lines = [[sentence for sentence in line if not unwanted(sentence)] for line in split_sentences(text)]
+    return "\n".join(" ".join(line) for line in lines if line).strip()
+
+
 def withhold_answer(rationale: str, sample: Sample) -> str:
-    """The rationale without headings and the sentences that name the answer; empty if nothing else is said."""
-    lines = [
-        [
-            sentence
-            for sentence in SENTENCE_END.split(line.strip())
-            if not HEADING.search(sentence) and not names_answer(sentence, sample.choices, sample.answers, sample.task)
-        ]
-        for line in rationale.splitlines()
-    ]
-    return "\n".join(" ".join(line) for line in lines if line)
+    """
+    The rationale without headings and the sentences that name the answer, or all other labels of more than two; empty
+    if nothing else is said.
+    """
+    others = [[label] for label in sample.choices if label not in sample.answers]
+
+    def unwanted(sentence: str) -> bool:
+        plain = re.sub(r"[*_]", "", sentence)  # "**ang**ry"
+        ending = re.split(r"\w", plain)[-1]
+        heading = ":" in ending or ending == plain  # or no words at all
+
+        def names(answers: list[str]) -> bool:
+            return names_answer(plain, sample.choices, answers, sample.task)
+
+        return heading or names(sample.answers) or len(sample.choices) > 2 and all(map(names, others))
+
+    return leave_out(rationale, unwanted)
 
 
 def trouble_of(reply: dict) -> str | None:
@@ -123,20 +163,27 @@ def examine(sample: Sample, find: Callable[[Request], dict | None]) -> Request |
     Returns:
         `Request` or `Outcome`: what has to be asked next, or what the replies make of the sample.
     """
-    several = TASKS[sample.task].sources[sample.source].several
+
+    def labels(text: str) -> list[str]:
+        return parse_answer(text, sample.choices, sample.task, sample.several)
 
     request = first_request(sample)
     if (reply := find(request)) is None:
         return request
     if trouble := trouble_of(reply):
         return Outcome(trouble)
-    for line in ANSWER_LINE.findall(reply["text"]):
-        named = parse_answer(line, sample.choices, sample.task, several)
+    steps = ANSWER[sample.several].sub("", reply["text"])
+    concludes = CONCLUSION[sample.task].match
+    conclusions = {sentence for line in split_sentences(steps) for sentence in line if concludes(sentence)}
+    conclusions = {sentence: labels(sentence) for sentence in conclusions}
+    for named in [*map(labels, ANSWER[sample.several].findall(reply["text"])), *conclusions.values()]:
         if named and set(named) != set(sample.answers):
             return Outcome(CONTRADICTION)
-    rationale = ANSWER_LINE.sub("", reply["text"]).strip()
+    rationale = leave_out(steps, lambda sentence: bool(conclusions.get(sentence) or OPTION.search(sentence)))
     if not rationale:
         return Outcome(EMPTY)
+    if TOLD.search(rationale):
+        return Outcome(MENTIONS)
     notes = withhold_answer(rationale, sample)
     if not notes:
         return Outcome(ONLY_NAMES)
@@ -146,7 +193,7 @@ def examine(sample: Sample, find: Callable[[Request], dict | None]) -> Request |
         return request
     if trouble := trouble_of(reply):
         return Outcome(trouble)
-    named = parse_answer(reply["text"], sample.choices, sample.task, several)
-    if not named:
+    named = labels(reply["text"])
+    if not named or UNCLEAR.search(re.split(r"answer\W*:", reply["text"], flags=re.IGNORECASE)[-1]):
         return Outcome(UNREADABLE)
     return Outcome(KEPT, rationale) if set(named) == set(sample.answers) else Outcome(OTHER_LABEL)

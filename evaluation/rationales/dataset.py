@@ -127,18 +127,16 @@ class Tally:
     Judges samples by the stored replies, and counts what it says.
 
     Args:
-        key (`Callable[[Request], str]`): what a request is stored under.
-        get (`Callable[[str], dict | None]`): the reply that is stored there.
+        get (`Callable[[Request], dict | None]`): the stored reply to a request.
     """
 
-    def __init__(self, key: Callable[[Request], str], get: Callable[[str], dict | None]):
-        self.key, self.get, self.counts, self.tokens = key, get, {}, {}
+    def __init__(self, get: Callable[[Request], dict | None]):
+        self.get, self.counts, self.tokens = get, {}, {}
 
     def find(self, request: Request) -> dict | None:
-        key = self.key(request)
-        reply = self.get(key)
+        reply = self.get(request)
         if reply and "refused" not in reply:
-            self.tokens[key] = reply["input_tokens"], reply["output_tokens"]
+            self.tokens[reply["key"]] = reply["input_tokens"], reply["output_tokens"]
         return reply
 
     def judge(self, sample: Sample) -> Outcome:
@@ -188,9 +186,9 @@ def write_dataset(
     files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     infos = DatasetInfosDict.from_dataset_card_data(DatasetCard.load(folder / "README.md").data)
     changed = {shard.relative_to(folder).as_posix(): task for task in wanted for shard in train_shards(folder, task)}
-    stage, replaced = (output.with_name(f"{output.name}.{state}") for state in ("writing", "replaced"))
-    for left in (stage, replaced):
-        shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
+    work = output.with_name(f".{output.name}.rationales-writing")
+    shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed
+    stage = work / "new"
     try:
         sizes = Counter()
         for path in tqdm(files, desc="write", unit="file"):
@@ -215,9 +213,8 @@ def write_dataset(
             files[path] = {"size": (stage / path).stat().st_size, "sha256": digest_file(stage / path)}
         write_json(stage / MANIFEST, {"files": dict(sorted(files.items()))})
         if output.exists():
-            output.rename(replaced)
+            output.rename(work / "replaced")
         stage.rename(output)
     finally:
-        for left in (stage, replaced):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return facts

@@ -2,15 +2,25 @@
 
 | key | |
 |---|---|
-| key | SHA-256 of the request: teacher, parameters, text, and the pictures' own SHA-256 |
+| key | SHA-256 of the request: the teacher's name, text, and the pictures' own SHA-256 |
 | sample, number | the sample's id, and 1 for the rationale or 2 for its check |
+| max_tokens | the limit; what was cut off is asked again under a higher one |
 | text, finish_reason, input_tokens, output_tokens | the reply, or |
 | refused | why the endpoint refuses this request, whenever it is asked |
+
+The name is all that is known of an endpoint's model: where two serve different models under one name, such as
+"default", give each a file of its own.
 """
 
 import json
 import os
 from pathlib import Path
+
+from .checks import Request
+from .teachers import Endpoint, LocalModel
+
+
+START = b'{"key": "'  # of every line
 
 
 class Responses:
@@ -26,11 +36,11 @@ class Responses:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.places, self.held, self.end = path, {}, {}, 0
+        self.places, self.end = {}, 0
         self.file = open(path, "a+b")
         self.file.seek(0)
         for number, line in enumerate(self.file, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and START.startswith(line[: len(START)]):
                 break
             try:
                 self.places[json.loads(line)["key"]] = self.end
@@ -45,16 +55,14 @@ class Responses:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self.places or key in self.held
-
-    def get(self, key: str) -> dict | None:
-        if key in self.held:
-            return self.held[key]
-        if key not in self.places:
+    def find(self, teacher: Endpoint | LocalModel, request: Request) -> dict | None:
+        """The teacher's reply, if there is one that its limit now would not lengthen."""
+        if (place := self.places.get(request.key(teacher.identity))) is None:
             return None
-        self.file.seek(self.places[key])
-        return json.loads(self.file.readline())
+        self.file.seek(place)
+        reply = json.loads(self.file.readline())
+        cut_off = reply.get("finish_reason") == "length" and reply["max_tokens"] < teacher.max_tokens
+        return None if cut_off else reply
 
     def append(self, reply: dict) -> None:
         line = json.dumps(reply).encode() + b"\n"
@@ -63,11 +71,3 @@ class Responses:
         os.fsync(self.file.fileno())  # replies cost money
         self.places[reply["key"]] = self.end
         self.end += len(line)
-
-    def hold(self, reply: dict) -> None:
-        """Know a reply without writing it, until `keep`."""
-        self.held[reply["key"]] = reply
-
-    def keep(self) -> None:
-        while self.held:
-            self.append(self.held.popitem()[1])

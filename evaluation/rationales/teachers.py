@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import openai
@@ -19,7 +20,7 @@ from .checks import Request
 
 
 RETRIES = 5  # with waits that double from half a second, or as long as the endpoint asks for
-REFUSALS = (400, 413, 422)  # of this request, by what it holds
+REFUSALS = (400, 403, 413, 422)  # of this request, by what it holds, or of all
 TRANSIENT = (408, 409, 429)  # and all from 500
 
 
@@ -75,7 +76,7 @@ class Endpoint:
 
     Raises:
         `TeacherError`: if the endpoint does not list its models.
-        `ValueError`: if it has several, and `model` does not say which.
+        `ValueError`: if it has several, and `model` does not say which, or the key can't be one.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Endpoint:
         requests_per_minute: float | None,
         timeout: float,
     ):
-        self.key = os.environ.get("OPENAI_API_KEY", "")
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("OPENAI_API_KEY has characters that no key has: copy it again.")
         self.options = {"base_url": url, "api_key": self.key or "none", "timeout": timeout, "max_retries": RETRIES}
         self.url, self.workers, self.requests_per_minute = url, concurrency, requests_per_minute
         self.name = model or self.find_model()
-        self.parameters = {"max_tokens": max_tokens, "temperature": 0}
-        self.identity = {"model": self.name} | self.parameters
+        self.max_tokens, self.parameters = max_tokens, {"max_tokens": max_tokens, "temperature": 0}
+        self.identity = {"model": self.name, "temperature": 0}
 
     def find_model(self) -> str:
         try:
@@ -141,14 +144,20 @@ class Endpoint:
             `Unanswered`: if it can't be reached, or repeats that it can't answer now.
         """
         images = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
-        content = [*images, {"type": "text", "text": request.text}]
+        content, parameters = [*images, {"type": "text", "text": request.text}], self.parameters
         try:
             completion = await self.client.chat.completions.create(
-                model=self.name, messages=[{"role": "user", "content": content}], **self.parameters
+                model=self.name, messages=[{"role": "user", "content": content}], **parameters
             )
         except openai.APIConnectionError as error:  # or it timed out; the cause says more, but may be missing
             raise Unanswered(self.describe(error.__cause__ or error) or type(error.__cause__).__name__) from error
         except openai.APIStatusError as error:
+            # OpenAI's models that reason want another name for the one, and not the other
+            if error.status_code == 400 and error.param in {"max_tokens", "temperature"} & parameters.keys():
+                renamed = {"max_completion_tokens": self.max_tokens} if error.param == "max_tokens" else {}
+                kept = {name: value for name, value in self.parameters.items() if name != error.param}
+                self.parameters = kept | renamed
+                return await self.ask(request)
             if error.status_code in REFUSALS:
                 return {"refused": self.describe(error)}
             if error.status_code in TRANSIENT or error.status_code >= 500:
@@ -171,10 +180,11 @@ class LocalModel:
     """
 
     def __init__(self, name: str, revision: str | None, max_tokens: int, batch_size: int):
-        self.path, self.revision, self.max_tokens, self.workers = name, revision, max_tokens, batch_size
+        self.path, self.revision, self.max_tokens, self.batch_size = name, revision, max_tokens, batch_size
+        self.workers = 2 * batch_size  # of requests with and without images, the more are a whole batch
         self.name = Path(name).name if Path(name).is_dir() else name
         files = digest(Path(name).glob("*"))
-        self.identity = {"model": name, "revision": revision, "files": files, "max_tokens": max_tokens}
+        self.identity = {"model": name, "revision": revision, "files": files}
         self.waiting: list[tuple[Request, asyncio.Future]] = []
 
     async def __aenter__(self) -> "LocalModel":
@@ -191,12 +201,14 @@ class LocalModel:
         future = asyncio.get_running_loop().create_future()
         self.waiting.append((request, future))
         await asyncio.sleep(0)  # all others put theirs in the queue
-        if not future.done():
+        while any(waiting is future for _, waiting in self.waiting):
             # as many images each: processors do not take conversations with and without
-            alike = [item for item in self.waiting if len(item[0].images) == len(request.images)]
+            ((number, _),) = Counter(len(item[0].images) for item in self.waiting).most_common(1)
+            alike = [item for item in self.waiting if len(item[0].images) == number][: self.batch_size]
             self.waiting = [item for item in self.waiting if item not in alike]
             for (_, waiting), reply in zip(alike, self.answer([item[0] for item in alike]), strict=True):
                 waiting.set_result(reply)
+            await asyncio.sleep(0)  # those go on, and fill the queue again
         return await future
 
     @torch.inference_mode()
