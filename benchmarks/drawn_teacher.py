@@ -235,7 +235,8 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="a folder with EmoBench-Drawn")
     parser.add_argument("--port", type=int, default=0, help="0, the default, picks a free one")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that puts it into the background ignores the first for it
+        signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt), make_server(read_samples(args.dataset), args.port) as server:
         print(f"The teacher of {args.dataset} answers at http://127.0.0.1:{server.server_port}/v1", flush=True)
         server.serve_forever()

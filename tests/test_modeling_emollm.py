@@ -214,8 +214,8 @@ with torch.no_grad():
     torch.testing.assert_close(base(**expected).last_hidden_state, hidden)
     processor = AutoProcessor.from_pretrained({str(folder)!r}, **options)
     question = [dict(role="user", content="Hateful?")]
-    assert "whom it targets" in processor.apply_chat_template(question, emotion_task="hate_detection")
-    assert "whom it targets" not in processor.apply_chat_template(question)
+    assert "who is targeted" in processor.apply_chat_template(question, emotion_task="hate_detection")
+    assert "who is targeted" not in processor.apply_chat_template(question)
     model.save_pretrained({str(tmp_path / "again")!r})
     again = AutoModelForImageTextToText.from_pretrained({str(tmp_path / "again")!r}, **options)
     torch.testing.assert_close(again(**expected).logits, logits)

@@ -52,7 +52,9 @@ def test_the_tree_names_what_there_is():
     tree = blocks("text")[-1][1]
     named = set(re.findall(r"^ {0,2}([\w./]+\.\w+|\w+/)", tree, re.MULTILINE))
     for name in named:
-        places = [ROOT / room / name for room in ("", "modeling_emollm", "dataset_scripts", "benchmarks")]
+        places = [
+            ROOT / room / name for room in ("", "modeling_emollm", "dataset_scripts", "evaluation", "benchmarks")
+        ]
         assert any(place.exists() for place in places), f"the README's tree names {name}, which is not there"
     rooms = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}
     assert rooms <= named, f"not in the README's tree: {sorted(rooms - named)}"
