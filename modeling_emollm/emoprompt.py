@@ -84,7 +84,7 @@ def render_chat(
     Raises:
         `ValueError`: if there is `guidance`, and no EmoPrompt in front of the processor's chat template.
     """
-    if guidance and not (processor.chat_template or "").startswith("{#- EmoPrompt"):
+    if guidance and PROLOGUE_END not in (processor.chat_template or ""):
         raise ValueError("The processor's chat template has no EmoPrompt; call attach_emoprompt(processor) first.")
     return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **(guidance or {}))
 
