@@ -12,14 +12,17 @@ accelerate launch train_sft.py --config recipes/demo_sft.yaml \\
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
 import torch
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from training.checkpoints import resume_point
 from training.collator import EmoBenchCollator, token_lengths
-from training.data import load_rows
-from training.model import load_model
+from training.data import load_mixture
+from training.estimate import estimate
+from training.features import FeatureCache
+from training.model import choose_trainable, load_model, save_trained
 from training.trainer import EmoLLMTrainer
 
 
@@ -27,7 +30,22 @@ from training.trainer import EmoLLMTrainer
 class EmoLLMArguments:
     """What EmoLLM adds to TRL's arguments."""
 
-    datasets: list[str] = field(metadata={"help": "EmoBench folders or Hub ids, each as ID or ID:config,config."})
+    datasets: list[str] = field(
+        metadata={
+            "help": "EmoBench folders or Hub ids, each as ID or ID:config,config; or any dataset in TRL's format of "
+            "messages, or of prompt and completion, with or without images."
+        }
+    )
+    dataset_weights: list[float] | None = field(
+        default=None, metadata={"help": "Share of the rows from each of the datasets; by default as many as it has."}
+    )
+    train: Literal["mvp", "mvp+lora", "mvp+lora+projector", "full"] = field(
+        default="mvp+lora",
+        metadata={
+            "help": "What is trained: MVP; with LoRA on the language model; with the projector of the foundation; or "
+            "every weight. For a foundation without MVP the same but for MVP."
+        },
+    )
     upgrade: bool = field(default=False, metadata={"help": "Upgrade the model with MVP before training."})
     mvp_size: int = field(default=256, metadata={"help": "Width of MVP's bottleneck, with --upgrade."})
     visual_tokens_per_image: int | None = field(
@@ -42,6 +60,21 @@ class EmoLLMArguments:
             "help": "Share of those that learn to reason before they answer, from 0 to 1; rows without a rationale "
             "(see evaluation.rationales) learn to answer all the same."
         },
+    )
+    eval_samples: int = field(
+        default=200, metadata={"help": "Validation samples a task that are scored at each evaluation."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better mean score, and keep the best model."},
+    )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder for the features of a frozen vision tower, computed once before the first epoch."},
+    )
+    feature_cache_gb: float = field(default=100.0, metadata={"help": "The most gigabytes that they may take."})
+    estimate: bool = field(
+        default=False, metadata={"help": "Print parameters, memory and time of this training, and do not train."}
     )
 
     def __post_init__(self):
@@ -58,9 +91,13 @@ class EmoLLMArguments:
 
 
 def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    if script_args.estimate:
+        print(estimate(script_args, training_args, model_args))
+        return
     # TRL would drop the columns that the collator renders.
     training_args.remove_unused_columns = False
-    torch.manual_seed(training_args.seed)  # of MVP's weights
+    checkpoint = resume_point(script_args, training_args, model_args)
+    torch.manual_seed(training_args.seed)  # of MVP's weights, and of LoRA's
     model, processor = load_model(
         model_args,
         upgrade=script_args.upgrade,
@@ -68,36 +105,39 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
         visual_tokens_per_image=script_args.visual_tokens_per_image,
         trust_remote_code=training_args.trust_remote_code,
     )
-    evaluate = training_args.eval_strategy != "no"
-    train_rows = load_rows(script_args.datasets, "train")
-    if script_args.reason_share and not any(train_rows["rationale"]):
+    model = choose_trainable(model, script_args.train, model_args)
+    rows = load_mixture(script_args.datasets, script_args.dataset_weights, "train", training_args.seed)
+    if script_args.reason_share and not any(rows["rationale"]):
         raise ValueError(
             f"reason_share={script_args.reason_share}, but no row of {', '.join(script_args.datasets)} has a "
             "rationale: write them with `python -m evaluation.rationales`, or leave reason_share out."
         )
+    features = None
+    if script_args.feature_cache:
+        features = FeatureCache(script_args.feature_cache, model, processor, script_args.feature_cache_gb)
+        features.fill(rows, model, training_args.device)
+    collator = EmoBenchCollator(
+        processor,
+        training_args.max_length,
+        script_args.emoprompt_share,
+        script_args.reason_share,
+        training_args.seed,
+        features,
+    )
     if training_args.train_sampling_strategy == "group_by_length":
-        train_rows = train_rows.add_column("length", token_lengths(train_rows, processor))
+        rows = rows.add_column("length", token_lengths(rows, collator))
+    evaluate = training_args.eval_strategy != "no"
     trainer = EmoLLMTrainer(
         model=model,
         args=training_args,
-        data_collator=EmoBenchCollator(
-            processor,
-            training_args.max_length,
-            script_args.emoprompt_share,
-            script_args.reason_share,
-            training_args.seed,
-        ),
-        train_dataset=train_rows,
-        eval_dataset=load_rows(script_args.datasets, "validation") if evaluate else None,
+        data_collator=collator,
+        train_dataset=rows,
+        eval_dataset=load_mixture(script_args.datasets, None, "validation", training_args.seed) if evaluate else None,
         processing_class=processor,
         datasets=script_args.datasets,
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        trainer.create_model_card()
-        # A pickle, with paths of this machine in it, that nothing reads.
-        Path(training_args.output_dir, "training_args.bin").unlink()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save_trained(trainer)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
     trainer.end()
 

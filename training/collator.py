@@ -9,9 +9,12 @@ from transformers import ProcessorMixin
 from modeling_emollm import EMOTION_TASKS
 from modeling_emollm.emoprompt import process_texts, render_chat, split_answer
 
+from .features import FeatureCache
 
-def token_lengths(rows: Dataset, processor: ProcessorMixin) -> list[int]:
+
+def token_lengths(rows: Dataset, collator: "EmoBenchCollator") -> list[int]:
     """Tokens of each row, near enough to group rows by: its words, and for each picture what the first one takes."""
+    processor = collator.processor
     texts, pictures = [], []
     for messages in rows["messages"]:
         items = [item for message in messages for item in message["content"]]
@@ -38,6 +41,7 @@ class EmoBenchCollator:
         emoprompt_share (`float`): the share of rows that EmoPrompt guides; which ones follows from their `id`.
         reason_share (`float`): the share of these that learn their rationale before the answer, if they have one.
         seed (`int`): of both choices.
+        features (`FeatureCache`, *optional*): where the features of the pictures are, instead of their pixels.
     """
 
     def __init__(
@@ -47,12 +51,14 @@ class EmoBenchCollator:
         emoprompt_share: float,
         reason_share: float,
         seed: int,
+        features: FeatureCache | None = None,
     ):
         self.processor = processor
         self.max_length = max_length
         self.emoprompt_share = emoprompt_share
         self.reason_share = reason_share
         self.seed = seed
+        self.features = features
 
     def _guidance(self, row: dict) -> dict | None:
         """EmoPrompt's arguments for a row, or None."""

@@ -6,7 +6,7 @@ from datasets import Dataset, concatenate_datasets, get_dataset_config_names, lo
 COLUMNS = ["id", "task", "images", "rationale", "messages"]
 
 
-def load_rows(datasets: list[str], split: str) -> Dataset:
+def load_mixture(datasets: list[str], weights: list[float] | None, split: str, seed: int) -> Dataset:
     """
     One split of all given configs, one after the other.
 

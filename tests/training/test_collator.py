@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 
 from modeling_emollm import answer_token_ids, attach_emoprompt
 from training.collator import EmoBenchCollator, token_lengths
-from training.data import load_rows
+from training.data import load_mixture
 
 
 # --- What is learned from a row
@@ -115,7 +115,7 @@ def test_a_clip_without_frames_is_refused(processors, rows):
 
 
 def test_plain_captions_are_learned_unguided(processors, captions):
-    rows = list(load_rows([str(captions)], "train"))
+    rows = list(load_mixture([str(captions)], None, "train", 0))
     batch = EmoBenchCollator(processors["llava"], None, 1.0, 0.0, seed=0)(rows)
     assert guided(processors["llava"], rows, 1.0, seed=0) == set()
     for row, labels in zip(rows, batch["labels"], strict=True):
@@ -125,8 +125,8 @@ def test_plain_captions_are_learned_unguided(processors, captions):
 
 def test_rows_of_like_length_can_be_batched_together(tiny_foundations, drawn_dataset):
     processor = attach_emoprompt(AutoProcessor.from_pretrained(tiny_foundations["llava"]))
-    rows = load_rows([str(drawn_dataset)], "train")
-    lengths = token_lengths(rows, processor)
+    rows = load_mixture([str(drawn_dataset)], None, "train", 0)
+    lengths = token_lengths(rows, EmoBenchCollator(processor, None, 0.0, 0.0, 0))
     clips = [length for length, task in zip(lengths, rows["task"], strict=True) if task == "humor_detection"]
     pictures = [length for length, task in zip(lengths, rows["task"], strict=True) if task == "sarcasm_detection"]
     batch = EmoBenchCollator(processor, None, 0.0, 0.0, 0)([rows[0], rows[1]])

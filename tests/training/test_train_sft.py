@@ -14,7 +14,7 @@ from trl import ModelConfig, SFTConfig
 from modeling_emollm import EmoLLMForConditionalGeneration, attach_emoprompt
 from train_sft import EmoLLMArguments, main
 from training.collator import EmoBenchCollator
-from training.data import load_rows
+from training.data import load_mixture
 from training.trainer import EmoLLMTrainer
 
 
@@ -72,7 +72,7 @@ def loss_of(folder: Path, dataset: str) -> float:
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     processor = attach_emoprompt(AutoProcessor.from_pretrained(folder, trust_remote_code=True))
     return model(
-        **EmoBenchCollator(processor, None, 0.5, 0.0, seed=0)(list(load_rows([dataset], "train")))
+        **EmoBenchCollator(processor, None, 0.5, 0.0, seed=0)(list(load_mixture([dataset], None, "train", 0)))
     ).loss.item()
 
 
@@ -175,7 +175,7 @@ def test_the_loss_and_its_gradients_are_trls(tiny_foundations, drawn_dataset, tm
     folder = str(tiny_foundations["llava"])
     model = EmoLLMForConditionalGeneration.from_foundation(folder, mvp_size=16).train()
     processor = attach_emoprompt(AutoProcessor.from_pretrained(folder))
-    rows = load_rows([str(drawn_dataset)], "train")
+    rows = load_mixture([str(drawn_dataset)], None, "train", 0)
     trainer = EmoLLMTrainer(
         model=model,
         args=SFTConfig(

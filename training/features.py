@@ -1,0 +1,5 @@
+"""Features of a frozen vision tower, computed once."""
+
+
+class FeatureCache:
+    pass
