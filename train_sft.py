@@ -24,6 +24,7 @@ from training.estimate import estimate
 from training.features import FeatureCache
 from training.model import choose_trainable, load_model, save_trained
 from training.trainer import EmoLLMTrainer
+from training.validation import Validation, early_stopping
 
 
 @dataclass
@@ -62,7 +63,8 @@ class EmoLLMArguments:
         },
     )
     eval_samples: int = field(
-        default=200, metadata={"help": "Validation samples a task that are scored at each evaluation."}
+        default=200,
+        metadata={"help": "Validation samples a task that an evaluation scores, and as many rows for the loss."},
     )
     early_stopping_patience: int | None = field(
         default=None,
@@ -112,10 +114,24 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
             f"reason_share={script_args.reason_share}, but no row of {', '.join(script_args.datasets)} has a "
             "rationale: write them with `python -m evaluation.rationales`, or leave reason_share out."
         )
-    features = None
+    validation_rows = validation = features = None
+    if training_args.eval_strategy != "no":
+        validation_rows = load_mixture(script_args.datasets, None, "validation", training_args.seed)
+        number = min(len(validation_rows), script_args.eval_samples * len(set(validation_rows["task"])))
+        validation_rows = validation_rows.shuffle(training_args.seed).select(range(number))
+        validation = Validation(
+            script_args.datasets,
+            processor,
+            "answer" if script_args.emoprompt_share else None,
+            script_args.eval_samples,
+            training_args.per_device_eval_batch_size,
+            training_args.seed,
+        )
     if script_args.feature_cache:
         features = FeatureCache(script_args.feature_cache, model, processor, script_args.feature_cache_gb)
         features.fill(rows, model, training_args.device)
+        if validation_rows is not None:
+            features.fill(validation_rows, model, training_args.device)
     collator = EmoBenchCollator(
         processor,
         training_args.max_length,
@@ -126,15 +142,19 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
     )
     if training_args.train_sampling_strategy == "group_by_length":
         rows = rows.add_column("length", token_lengths(rows, collator))
-    evaluate = training_args.eval_strategy != "no"
+    patience = script_args.early_stopping_patience
     trainer = EmoLLMTrainer(
         model=model,
         args=training_args,
         data_collator=collator,
         train_dataset=rows,
-        eval_dataset=load_mixture(script_args.datasets, None, "validation", training_args.seed) if evaluate else None,
+        eval_dataset=validation_rows,
         processing_class=processor,
+        callbacks=[early_stopping(patience, training_args, validation)] if patience is not None else None,
         datasets=script_args.datasets,
+        dataset_weights=script_args.dataset_weights,
+        train=script_args.train,
+        validation=validation,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     save_trained(trainer)

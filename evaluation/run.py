@@ -10,86 +10,20 @@ The same command again resumes an interrupted run.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import torch
 import transformers
-from datasets import Dataset, get_dataset_config_names, load_dataset
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
 from .metrics import score
-from .predictions import (
-    RESULTS,
-    SETTINGS,
-    append_predictions,
-    digest,
-    draw_samples,
-    resume_predictions,
-    write_json,
-)
+from .predictions import RESULTS, SETTINGS, append_predictions, digest, resume_predictions, write_json
+from .rows import batches, load_rows
 from .scoring import answer_rows
-
-
-def load_rows(
-    dataset: str, tasks: list[str], split: str, limit: int | None, seed: int
-) -> tuple[dict[str, Dataset], dict[str, int]]:
-    """
-    The split's rows by task. `limit` keeps as many samples of each task, the same for its closed and open question.
-    Rows with several labels are left out, since there is no score for them yet; how many is the second result.
-
-    Raises:
-        `ValueError`: if the dataset lacks a task or the split, or if all rows of a task have several labels.
-    """
-    names = get_dataset_config_names(dataset)
-    present = [task for task in EMOTION_TASKS if task in names]
-    wanted = present if tasks == ["all"] else tasks
-    missing = [task for task in wanted if task not in present]
-    if missing or not wanted:
-        raise ValueError(
-            f"{dataset} has no task {', '.join(missing) or 'of EmoBench'}; it has {', '.join(names)}. "
-            "Build it with `python -m dataset_scripts.build_emobench`."
-        )
-    rows, several = {}, {}
-    for task in wanted:
-        splits = load_dataset(dataset, task)
-        if split not in splits:
-            raise ValueError(f"{task} of {dataset} has no split {split!r}; it has {', '.join(splits)}.")
-        rows[task] = splits[split]
-        single = [i for i, answers in enumerate(rows[task]["answers"]) if len(answers) == 1]
-        if not single:
-            raise ValueError(f"All rows of {task} have several labels, which are not scored yet: name other --tasks.")
-        if len(single) < len(rows[task]):
-            several[task] = len(rows[task]) - len(single)
-            rows[task] = rows[task].select(single)
-        if limit is not None:
-            samples = [row_id.split("#")[0] for row_id in rows[task]["id"]]
-            kept = draw_samples(samples, limit, seed)
-            rows[task] = rows[task].select([i for i, sample in enumerate(samples) if sample in kept])
-    return rows, several
-
-
-def batches(rows: Dataset, done: set[str], batch_size: int) -> Iterator[list[int]]:
-    """
-    Indices of rows not yet done, one setting, label set and number of images a batch; like lengths together, the
-    longest first, so that what does not fit in memory fails at once.
-    """
-    groups: dict[tuple, list[tuple[int, int]]] = {}
-    columns = rows.select_columns(["id", "setting", "choices", "instruction", "messages"])
-    for i, row in enumerate(columns):
-        if row["id"] not in done:
-            images = sum(item["type"] == "image" for item in row["messages"][0]["content"])
-            if not images:
-                raise ValueError(f"{row['id']} is a clip without frames: build the dataset again with --video frames.")
-            key = images, row["setting"], tuple(row["choices"])
-            groups.setdefault(key, []).append((len(row["instruction"]), i))
-    for key in sorted(groups, reverse=True):
-        indices = [i for _, i in sorted(groups[key], reverse=True)]
-        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
 def check_settings(folder: Path, settings: dict) -> None:
@@ -123,6 +57,10 @@ def main(args: argparse.Namespace) -> None:
         "dataset_files": digest(Path(args.dataset).rglob("*.parquet")),
     }
     rows, several = load_rows(args.dataset, args.tasks, args.split, args.limit, args.seed)
+    if unscored := sorted(several.keys() - rows.keys()):
+        raise ValueError(
+            f"All rows of {', '.join(unscored)} have several labels, which are not scored yet: name other --tasks."
+        )
     for task, number in several.items():
         print(f"{task}: {number} rows with several labels are left out, they are not scored yet")
     check_settings(args.output, settings)

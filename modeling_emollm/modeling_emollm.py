@@ -5,6 +5,7 @@ projected visual features in `pooler_output`, and `forward` takes them back as `
 """
 
 import copy
+import dataclasses
 import inspect
 import math
 from pathlib import Path
@@ -108,25 +109,31 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
 
     def encode(self, input_ids: torch.Tensor, inputs: dict) -> tuple[dict, dict]:
         """
-        Encodes the pictures and videos among `inputs` and refines them.
+        Encodes the pictures and videos among `inputs`, unless they come encoded, and refines them.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`): tokens with one placeholder a visual token.
-            inputs (`dict`): whatever else the foundation's processor made.
+            inputs (`dict`): whatever else the foundation's processor made, or `mm_encoder_outputs` with what the
+                foundation's `get_image_features` (or `get_video_features`) gave for the pixels.
 
         Returns:
-            The foundation's inputs with `mm_encoder_outputs` instead of pixels, and what MVP looked at, by modality.
+            The foundation's inputs with refined `mm_encoder_outputs` instead of pixels, and what MVP looked at, by
+            modality.
 
         Raises:
-            `ValueError`: if placeholders and visual tokens differ in number, pixels come without a text, or an image
-                has no square grid of visual tokens to make compact.
+            `ValueError`: if placeholders and visual tokens differ in number, pixels come without a text or beside
+                their encoder's outputs, or an image has no square grid of visual tokens to make compact.
         """
         inputs = dict(inputs)
-        outputs, perspectives = {}, {}
+        outputs, perspectives = dict(inputs.pop("mm_encoder_outputs", None) or {}), {}
         for modality, names in self._encoder_inputs.items():
+            encoded = outputs.get(modality)
             if inputs.get(names[0]) is not None:
+                if encoded is not None:
+                    raise ValueError(f"Give either {names[0]} or mm_encoder_outputs[{modality!r}], not both.")
                 given = {name: inputs[name] for name in names if inputs.get(name) is not None}
                 encoded = getattr(self.foundation.base_model, f"get_{modality}_features")(**given, return_dict=True)
+            if encoded is not None:
                 if encoded.pooler_output is None:
                     name = type(self.foundation).__name__
                     raise ValueError(f"get_{modality}_features of {name} gives no `pooler_output` to refine.")
@@ -167,8 +174,9 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         of a video, or, with Idefics3 and its kin, all images of a sample.
         """
         entries = torch.tensor([len(entry) for entry in features], device="cpu")
-        pixels = inputs[self._encoder_inputs[modality][0]]
-        grids = [inputs[name] for name in self._encoder_inputs[modality] if "grid" in name]  # frames, height, width
+        pixels = inputs.get(self._encoder_inputs[modality][0])
+        names = [name for name in self._encoder_inputs[modality] if "grid" in name and name in inputs]
+        grids = [inputs[name] for name in names]  # frames, height, width
         image_length = getattr(self.foundation.base_model, "image_seq_len", None)
         if modality == "image":
             if entries.max() == 1 and len(entries) == placeholders.sum():
@@ -182,6 +190,9 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
             parts = grids[0][:, 0].cpu() // getattr(vision_config, "temporal_merge_size", 1)
         elif "num_frames_per_video" in inputs:
             parts = inputs["num_frames_per_video"].cpu()
+        elif pixels is None:
+            name = type(self.foundation).__name__
+            raise ValueError(f"Encoded videos of {name} don't tell their frames; give their pixels instead.")
         else:  # (videos, frames, C, H, W), encoded video by video or frame by frame; or always by frame
             frames = pixels.shape[0] * pixels.shape[1] // len(features) if pixels.ndim == 5 else 1
             parts = torch.full_like(entries, frames)
@@ -225,7 +236,8 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         )
         refined = refined.to(flat.device).split(entries)  # as the foundation grouped them
         stacked = isinstance(features, torch.Tensor)
-        encoded.pooler_output = torch.stack(refined) if stacked else type(features)(refined)
+        pooled = torch.stack(refined) if stacked else type(features)(refined)
+        encoded = dataclasses.replace(encoded, pooler_output=pooled)  # what was given stays as it was
         return encoded, seen | {"lengths": lengths.to(device), "sample": sample, "position": position}
 
     def _check_grid(self, encoded: ModelOutput, lengths: torch.Tensor) -> None:
@@ -248,10 +260,16 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
         """Hidden states of the foundation's base model, `last_hidden_state` of shape `(B, T, hidden_size)`."""
-        inputs, _ = self.encode(input_ids, {"pixel_values": pixel_values, "inputs_embeds": inputs_embeds, **kwargs})
+        given = {
+            "pixel_values": pixel_values,
+            "inputs_embeds": inputs_embeds,
+            "mm_encoder_outputs": mm_encoder_outputs,
+        }
+        inputs, _ = self.encode(input_ids, {**given, **kwargs})
         return self.foundation.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
 
 
@@ -373,6 +391,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         output_perspectives: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
@@ -383,6 +402,8 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
             pixel_values (`torch.Tensor`, *optional*): as the foundation's processor makes them.
             inputs_embeds (`torch.Tensor` of shape `(B, T, hidden_size)`, *optional*): instead of `input_ids`.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*): tokens to predict, -100 where none.
+            mm_encoder_outputs (`dict[str, ModelOutput]`, *optional*): instead of pixels, by modality what the
+                foundation's `get_image_features` (or `get_video_features`) gave for them, and MVP has not seen yet.
             output_perspectives (`bool`, *optional*): adds `perspectives`, by modality what
                 [`MultiPerspectiveVisualProjection`] looked at, with `lengths`, `sample` and `position` of the images
                 or frames.
@@ -390,9 +411,12 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         Returns:
             The foundation's own output, `logits` of shape `(B, T, vocab_size)`.
         """
-        inputs, perspectives = self.model.encode(
-            input_ids, {"pixel_values": pixel_values, "inputs_embeds": inputs_embeds, **kwargs}
-        )
+        given = {
+            "pixel_values": pixel_values,
+            "inputs_embeds": inputs_embeds,
+            "mm_encoder_outputs": mm_encoder_outputs,
+        }
+        inputs, perspectives = self.model.encode(input_ids, {**given, **kwargs})
         outputs = self.foundation(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **inputs)
         if output_perspectives:
             outputs["perspectives"] = perspectives

@@ -1,5 +1,6 @@
 """EmoLLM as its users meet it: upgraded from a foundation, saved, loaded in a fresh interpreter, looked into."""
 
+import inspect
 import itertools
 import math
 import subprocess
@@ -402,6 +403,45 @@ def test_images_and_videos_together(name):
     assert seen["image"]["sample"].tolist() == [0, 2, 2] and seen["image"]["position"].tolist() == [0, 0, 1]
     frames = [family.video_frames(i) for i in (0, 1)]
     assert seen["video"]["sample"].tolist() == [0] * frames[0] + [1] * frames[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "gemma3", "idefics3", "llava_next", "minicpmv4_7", "qwen3_vl"])
+def test_encoded_pictures_are_refined_as_pixels_are(name):
+    family = make_family(FAMILIES[name])
+    batch, encode = family.batch([[0], [], [1, 2]]), family.model.base_model.get_image_features
+    pixels = {key: value for key, value in batch.items() if key in inspect.signature(encode).parameters}
+    outputs = {"image": encode(**pixels, return_dict=True)}
+    first = next(iter(inspect.signature(encode).parameters))
+    encoded = {key: value for key, value in batch.items() if key != first} | {"mm_encoder_outputs": outputs}
+    expected = family.model(**batch).logits
+    assert torch.equal(upgrade(family.model)(**encoded).logits, expected)
+    model = open_gates(upgrade(family.model))
+    for _ in range(2):  # what was given is not refined in place
+        assert torch.equal(model(**encoded).logits, model(**batch).logits)
+    assert (model(**encoded).logits - expected).abs().max() > 1e-4
+    assert torch.equal(model.model(**encoded).last_hidden_state, model.model(**batch).last_hidden_state)
+    generated = [model.generate(**inputs, max_new_tokens=4, do_sample=False) for inputs in (encoded, batch)]
+    assert torch.equal(*generated)
+    with pytest.raises(ValueError, match=f"Give either {first} or mm_encoder_outputs"):
+        model(**batch, mm_encoder_outputs=outputs)
+
+
+@torch.no_grad()
+def test_encoded_videos_need_their_frames():
+    for name, grid in (("qwen2_5_vl", True), ("llava_onevision", False)):
+        family = make_family(FAMILIES[name])
+        batch = family.batch([[0], [1]], modality="video")
+        encode = family.model.base_model.get_video_features
+        videos = {key: batch[key] for key in inspect.signature(encode).parameters if key in batch}
+        outputs = {"video": encode(**videos, return_dict=True)}
+        encoded = {key: value for key, value in batch.items() if key != "pixel_values_videos"}
+        model = open_gates(upgrade(family.model))
+        if grid:
+            assert torch.equal(model(**encoded, mm_encoder_outputs=outputs).logits, model(**batch).logits)
+        else:
+            with pytest.raises(ValueError, match="LlavaOnevision.* don't tell their frames; give their pixels"):
+                model(**encoded, mm_encoder_outputs=outputs)
 
 
 @torch.no_grad()

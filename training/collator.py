@@ -1,38 +1,36 @@
 """From rows to a batch in which only the answers are to be learned."""
 
+import copy
 import hashlib
+import os
+import re
 
+import pyarrow as pa
 import torch
+from accelerate import PartialState
 from datasets import Dataset
+from PIL import Image
+from tqdm import tqdm
 from transformers import ProcessorMixin
+from trl.data_utils import common_prefix_length
 
 from modeling_emollm import EMOTION_TASKS
-from modeling_emollm.emoprompt import process_texts, render_chat, split_answer
+from modeling_emollm.emoprompt import process_texts, render_chat
 
+from .data import GREY, PictureError, decode_picture, picture_size
 from .features import FeatureCache
 
 
-def token_lengths(rows: Dataset, collator: "EmoBenchCollator") -> list[int]:
-    """Tokens of each row, near enough to group rows by: its words, and for each picture what the first one takes."""
-    processor = collator.processor
-    texts, pictures = [], []
-    for messages in rows["messages"]:
-        items = [item for message in messages for item in message["content"]]
-        texts.append("\n".join(item["text"] for item in items if item["type"] == "text"))
-        pictures.append(sum(item["type"] == "image" for item in items))
-    words = [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    first = next((row for row in rows if row["images"]), None)
-    one_picture = 0
-    if first:
-        ids = process_texts(processor, [render_chat(processor, first["messages"])], [first["images"]], "left")
-        plain = processor.tokenizer(render_chat(processor, first["messages"]), add_special_tokens=False)
-        one_picture = (ids["input_ids"].shape[1] - len(plain["input_ids"])) // len(first["images"])
-    return [number + one_picture * count for number, count in zip(words, pictures, strict=True)]
+QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
 
 
 class EmoBenchCollator:
     """
-    Rows of EmoBench to a batch in which only the answer is to be learned.
+    Rows to a batch in which only the assistant's turns are to be learned.
+
+    A picture that can't be decoded is replaced by a grey one, and nothing of its row is learned. A batch without any
+    picture gets a last row with a grey one, of which nothing is learned either: so every batch passes through the
+    vision tower and MVP, on every process.
 
     Args:
         processor (`ProcessorMixin`): the foundation's own, with EmoPrompt in front of its chat template.
@@ -42,6 +40,9 @@ class EmoBenchCollator:
         reason_share (`float`): the share of these that learn their rationale before the answer, if they have one.
         seed (`int`): of both choices.
         features (`FeatureCache`, *optional*): where the features of the pictures are, instead of their pixels.
+
+    Raises:
+        `ValueError`: if the processor cuts long texts.
     """
 
     def __init__(
@@ -59,6 +60,13 @@ class EmoBenchCollator:
         self.reason_share = reason_share
         self.seed = seed
         self.features = features
+        # Tokenizers keep how they cut from the last call; what decides it is spread over three files of a processor.
+        process_texts(processor, ["emotion"], [[]], padding_side="left")
+        if processor.tokenizer.is_fast and (cut := processor.tokenizer.backend_tokenizer.truncation):
+            raise ValueError(
+                f"The processor cuts texts to {cut['max_length']} tokens, on the {cut['direction']}, and with them "
+                "answers or questions: remove truncation from its tokenizer_config.json."
+            )
 
     def _guidance(self, row: dict) -> dict | None:
         """EmoPrompt's arguments for a row, or None."""
@@ -69,31 +77,179 @@ class EmoBenchCollator:
         mode = "reason" if row["rationale"] and reasons < self.reason_share else "answer"
         return {"emotion_task": row["task"], "emotion_mode": mode}
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and `labels` of shape `(B, T)`, and the pixels; -100 where not to learn."""
-        texts, answer_lengths = [], []
-        for row in rows:
-            if not any(item["text"].strip() for item in row["messages"][-1]["content"]):
-                raise ValueError(f"Row {row['id']} has no answer to learn; remove it or give it one.")
-            if any(item["type"] == "video" for item in row["messages"][0]["content"]):
-                raise ValueError(f"Row {row['id']} is a clip without frames: build it again with --video frames.")
-            guidance, messages = self._guidance(row), row["messages"]
-            if guidance and guidance["emotion_mode"] == "reason":
-                answer = f"{row['rationale']}\nAnswer: {messages[-1]['content'][0]['text']}"
-                messages = [*messages[:-1], {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-            full = render_chat(self.processor, messages, guidance)
-            prompt = render_chat(self.processor, messages[:-1], guidance, add_generation_prompt=True)
-            texts.append(full)
-            answer_lengths.append(len(split_answer(self.processor, prompt, full)))
-        batch = process_texts(self.processor, texts, [row["images"] for row in rows], padding_side="left")
-        lengths = batch["attention_mask"].sum(-1)
-        if self.max_length is not None and (lengths > self.max_length).any():
-            longest = int(lengths.argmax())
+    def check_length(self, row_id: str, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
             raise ValueError(
-                f"Row {rows[longest]['id']} has {int(lengths[longest])} tokens, more than max_length="
-                f"{self.max_length}, and its answer would be cut. Raise max_length or set it to null."
+                f"Row {row_id} has {length} tokens, more than max_length={self.max_length}, and its answer would be "
+                "cut. Raise max_length or set it to null."
             )
-        from_the_end = torch.arange(batch["input_ids"].shape[1], 0, -1)
-        learned = from_the_end <= torch.tensor(answer_lengths)[:, None]
-        batch["labels"] = batch["input_ids"].masked_fill(~learned, -100)
-        return dict(batch)
+
+    def _picture(self, image: dict) -> tuple[Image.Image | dict, str | None]:
+        """What the processor, or the cache of features, is given for a picture, and why it is not the picture."""
+        if self.features:
+            stored = self.features.has(image)
+            return (image, None) if stored else (GREY, "picture without features, as it could not be decoded")
+        try:
+            return decode_picture(image), None
+        except PictureError as error:
+            return decode_picture(GREY), str(error)
+
+    def conversation(self, row: dict) -> tuple[str, list[dict], dict | None]:
+        """
+        A row as text, with the messages and EmoPrompt's arguments that it is rendered from.
+
+        Raises:
+            `ValueError`: for what can't be learned from, or would be learned wrongly.
+        """
+        name, messages, guidance = f"Row {row['id']}", row["messages"], self._guidance(row)
+        answers = [message["role"] == "assistant" for message in messages]
+        if not any(answers) or not answers[-1]:
+            raise ValueError(f"{name} does not end with an answer to learn; remove it or give it one.")
+        for i, message in enumerate(messages):
+            kinds = {item["type"] for item in message["content"]}
+            if "video" in kinds:
+                raise ValueError(f"{name} is a clip without frames: build it again with --video frames.")
+            if "image" in kinds and any(answers[:i]):
+                raise ValueError(f"{name} has a picture behind its first answer; put it into the first question.")
+            if answers[i] and not any(item.get("text", "").strip() for item in message["content"]):
+                raise ValueError(f"{name} has no answer to learn; remove it or give it one.")
+        if guidance and guidance["emotion_mode"] == "reason":
+            answer = f"{row['rationale']}\nAnswer: {messages[-1]['content'][0]['text']}"
+            messages = [*messages[:-1], {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        text = render_chat(self.processor, messages, guidance)
+        token = self.processor.image_token
+        if text.count(token) != len(row["images"]):  # the processor would give its pictures to other rows
+            raise ValueError(
+                f"{name} has {len(row['images'])} pictures, but {text.count(token)} times {token} in its messages: "
+                'give one {"type": "image"} for each, and take the token out of its texts.'
+            )
+        return text, messages, guidance
+
+    def _learned(self, row: dict) -> tuple[str, list[int], torch.Tensor]:
+        """A row as text, its tokens from the first answer on, and which of these are to be learned."""
+        full, messages, guidance = self.conversation(row)
+        texts = [full]
+        for place in [i for i, message in enumerate(messages) if message["role"] == "assistant"]:
+            # EmoPrompt guides the last question alone, so what goes before it is rendered without.
+            last = place == len(messages) - 1
+            given = guidance if last else None
+            texts.append(render_chat(self.processor, messages[:place], given, add_generation_prompt=True))
+            texts.append(full if last else render_chat(self.processor, messages[: place + 1]))
+        ids, *parts = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        learned = torch.zeros(len(ids), dtype=torch.bool)
+        for i, part in enumerate(parts):
+            begins = i % 2 == 0
+            number = common_prefix_length(ids, part)
+            if not full.startswith(texts[i + 1]) or (begins and number < len(part)):
+                raise ValueError(
+                    f"Row {row['id']}: the rendered conversation does not begin with its turns up to "
+                    f"{texts[i + 1][-40:]!r}, in characters or in tokens. Use a chat template that writes the same "
+                    "prompt with and without an answer."
+                )
+            learned[number:] = begins
+        return full, ids[len(parts[0]) :], learned[len(parts[0]) :]
+
+    def __call__(self, rows: list[dict]) -> dict:
+        """
+        `input_ids`, `attention_mask` and `labels` of shape `(B, T)`, and the pixels; -100 where not to learn. With
+        `skipped`, a list of row ids and reasons, if there are rows of which nothing is learned.
+        """
+        learned = [self._learned(row) for row in rows]
+        texts = [text for text, *_ in learned]
+        images, skipped = [], []
+        for row, (*_, chosen) in zip(rows, learned, strict=True):
+            pictures = [self._picture(image) for image in row["images"]]
+            if reasons := sorted({reason for _, reason in pictures if reason}):
+                skipped += [(row["id"], reason) for reason in reasons]
+                chosen[:] = False
+            images.append([picture for picture, _ in pictures])
+        if not any(images):
+            texts.append(render_chat(self.processor, QUESTION))
+            images.append([self._picture(GREY)[0]])
+        if self.features:
+            batch = self.features.process(texts, images)
+        else:
+            batch = dict(process_texts(self.processor, texts, images, padding_side="left"))
+        for row, mask in zip(rows, batch["attention_mask"], strict=False):
+            self.check_length(row["id"], int(mask.sum()))
+        batch["labels"] = torch.full_like(batch["input_ids"], -100)
+        for row, ids, labels, (_, answer, chosen) in zip(
+            rows, batch["input_ids"], batch["labels"], learned, strict=False
+        ):
+            end = ids[-len(answer) :]
+            if end.tolist() != answer:
+                decode = self.processor.tokenizer.decode
+                raise ValueError(
+                    f"Row {row['id']}: the processor makes a text of it that ends {decode(end)!r}, not with the "
+                    f"answer {decode(answer)!r}. Switch off what it adds, cuts or changes, such as "
+                    "an end that its tokenizer adds to every text."
+                )
+            labels[-len(answer) :][chosen] = end[chosen]
+        if skipped:
+            batch["skipped"] = skipped
+        return batch
+
+
+def _with_sizes(rows: pa.Table) -> pa.Table:
+    sizes = [[picture_size(image) for image in images.values or ()] for images in rows["images"]]
+    return rows.drop_columns("images").append_column("sizes", pa.array(sizes, pa.list_(pa.list_(pa.int32()))))
+
+
+def _replacements(processor: ProcessorMixin, sizes: list[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, int]]:
+    """What a picture of each size is written as, with a run of visual tokens as one, and how many that hides."""
+    try:
+        kinds = processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+    except (AttributeError, TypeError):  # a family without it; LLaVA, where pictures are not cropped
+        kinds = sizes
+    visual = "|".join(map(re.escape, processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)))
+    made = {}
+    for kind, (height, width) in tqdm(dict(zip(kinds, sizes, strict=True)).items(), desc="kinds of pictures"):
+        images = [[Image.new("RGB", (width, height))]]
+        _, [text] = processor._process_images(images, **processor._merge_kwargs()["images_kwargs"])
+        short = re.sub(f"({visual})(?:\\1)+", r"\1", text)
+        made[kind] = short, len(re.findall(visual, text)) - len(re.findall(visual, short))
+    return {size: made[kind] for size, kind in zip(sizes, kinds, strict=True)}
+
+
+def _lengths(rows: dict[str, list], collator: EmoBenchCollator, replacements: dict) -> dict[str, list[int]]:
+    processor, texts, hidden = collator.processor, [], []
+    for sizes, *values in zip(*(rows[name] for name in ("sizes", "id", "task", "rationale", "messages")), strict=True):
+        row = dict(zip(("images", "id", "task", "rationale", "messages"), (sizes, *values), strict=True))
+        pictures = [replacements[tuple(size)] for size in sizes]
+        [text], _ = processor.get_text_with_replacements(
+            [collator.conversation(row)[0]], [replacement for replacement, _ in pictures]
+        )
+        texts.append(text)
+        hidden.append(sum(number for _, number in pictures))
+    bos = processor.tokenizer.bos_token
+    ids = processor.tokenizer(texts, add_special_tokens=not (bos and texts[0].startswith(bos)))["input_ids"]
+    lengths = [len(row) + number for row, number in zip(ids, hidden, strict=True)]
+    for row_id, length in zip(rows["id"], lengths, strict=True):
+        collator.check_length(row_id, length)
+    return {"length": lengths}
+
+
+def token_lengths(rows: Dataset, collator: EmoBenchCollator) -> list[int]:
+    """
+    The tokens that each row will have in a batch, padding apart. Only the heads of the pictures' files are read.
+
+    Raises:
+        `ValueError`: for the first row that `collator` would refuse for its conversation or its length.
+    """
+    collator = copy.copy(collator)
+    collator.features = None  # the same tokens
+    processes = min(os.cpu_count(), len(rows) // 10_000) or None
+    with PartialState().local_main_process_first():  # the others read what it has stored
+        rows = rows.with_format("arrow").map(_with_sizes, batched=True, num_proc=processes, desc="sizes of pictures")
+        rows = rows.with_format(None)
+        sizes = sorted({tuple(size) for sizes in rows["sizes"][:] for size in sizes})
+        arguments = {"collator": collator, "replacements": _replacements(collator.processor, sizes) if sizes else {}}
+        rows = rows.map(
+            _lengths,
+            batched=True,
+            fn_kwargs=arguments,
+            num_proc=processes,
+            remove_columns=rows.column_names,
+            desc="lengths",
+        )
+    return rows["length"][:]

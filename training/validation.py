@@ -1,5 +1,165 @@
-"""Scores during training, by the evaluation's own scorer."""
+"""Scores during training, by the evaluation's own scorer, and when they end it."""
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
+from PIL.Image import DecompressionBombError
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, ProcessorMixin, Trainer, TrainerState
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging
+from trl import SFTConfig
+
+from dataset_scripts.media import BROKEN
+from evaluation.metrics import score
+from evaluation.rows import batches, load_rows
+from evaluation.scoring import answer_rows
+from modeling_emollm import EMOTION_TASKS
+
+
+logger = logging.get_logger(__name__)
+
+MEAN = "mean_macro_f1"
 
 
 class Validation:
-    pass
+    """
+    Macro F1 on the validation rows of EmoBench, as `python -m evaluation.run --split validation` gives it.
+
+    Args:
+        datasets (`list[str]`): folders or Hub ids, each as `ID` or `ID:config,config`, of which the tasks of EmoBench
+            with a validation split are scored.
+        processor (`ProcessorMixin`): the model's, with EmoPrompt attached if `emoprompt` is given.
+        emoprompt (`str`, *optional*): `"answer"` for EmoPrompt in front of the questions.
+        samples (`int`): the most samples of a task and dataset.
+        batch_size (`int`): rows that are asked together.
+        seed (`int`): of the draw of samples.
+
+    Raises:
+        `ValueError`: for no samples at all, and for clips without frames.
+    """
+
+    def __init__(
+        self,
+        datasets: list[str],
+        processor: ProcessorMixin,
+        emoprompt: str | None,
+        samples: int,
+        batch_size: int,
+        seed: int,
+    ):
+        if samples < 1:
+            raise ValueError(f"eval_samples={samples} must be at least 1; to score nothing set eval_strategy to no.")
+        self.processor = processor
+        self.emoprompt = emoprompt
+        self.batches: list[tuple[Dataset, list[int]]] = []
+        for dataset in datasets:
+            name, _, chosen = dataset.partition(":")
+            configs = chosen.split(",") if chosen else get_dataset_config_names(name)
+            tasks = [
+                task
+                for task in EMOTION_TASKS
+                if task in configs and "validation" in get_dataset_split_names(name, task)
+            ]
+            rows, several = load_rows(name, tasks, "validation", samples, seed) if tasks else ({}, {})
+            for task, number in several.items():
+                logger.warning(f"{name}:{task}: {number} validation rows with several labels are not scored.")
+            for task_rows in rows.values():
+                self.batches += [(task_rows, batch) for batch in batches(task_rows, set(), batch_size)]
+
+    def __call__(self, trainer: Trainer) -> dict[str, float]:
+        """
+        Scores the model that is being trained, and leaves its mode and the state of random numbers as they were.
+
+        Args:
+            trainer (`Trainer`): all processes call it together. They share the batches if each has the whole model;
+                if its weights are sharded all ask the same, so that none waits for weights that no other gathers.
+
+        Returns:
+            `dict[str, float]`: `"mean_macro_f1"` and `"<sub-task>_macro_f1"`, the same on every process; nothing if
+            no dataset has a row to score.
+
+        Raises:
+            `ValueError`: if no picture of any row can be decoded.
+        """
+        if not self.batches:
+            return {}
+        accelerator = trainer.accelerator
+        sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        share = self.batches if sharded else self.batches[accelerator.process_index :: accelerator.num_processes]
+        model = accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        quiet = trainer.args.disable_tqdm or not accelerator.is_main_process
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+        training, records, broken = model.training, [], []
+        model.eval()
+        with torch.random.fork_rng(devices), accelerator.autocast():
+            for rows, batch in tqdm(share, desc="Validation", unit="batch", leave=False, disable=quiet):
+                readable = []
+                for i in batch:
+                    try:
+                        readable.append(rows[i])
+                    except (*BROKEN, DecompressionBombError):
+                        broken.append(rows.select_columns(["id"])[i]["id"])
+                if readable:
+                    records += answer_rows(model, self.processor, readable, self.emoprompt)
+        model.train(training)
+        if not sharded:
+            records, broken = gather_object(records), gather_object(broken)
+        if broken and accelerator.is_main_process:
+            logger.warning(
+                f"{len(broken)} of {len(broken) + len(records)} validation rows are not scored, since their pictures "
+                f"can't be decoded, as of {min(broken)}."
+            )
+        scores = score(records)
+        by_task = {f"{name}_macro_f1": task["macro_f1"] for name, task in scores["scores"].items()}
+        return {MEAN: scores["mean"]["macro_f1"]} | by_task
+
+
+def early_stopping(patience: int, training_args: SFTConfig, validation: Validation | None) -> EarlyStoppingCallback:
+    """
+    Stops a training whose mean score no longer rises, and has it end with the best model.
+
+    Args:
+        patience (`int`): evaluations without a better score than the best one.
+        training_args (`SFTConfig`): in which that metric and that model are set.
+        validation (`Validation` or `None`): what gives the score.
+
+    Raises:
+        `ValueError`: if nothing is scored, another metric is asked for, or the best model might not be saved.
+    """
+    given, args = f"early_stopping_patience={patience}", training_args
+    if patience < 1:
+        raise ValueError(f"{given} must be at least 1; to train to the end leave it out.")
+    if validation is None:
+        raise ValueError(f"{given} needs scores, but eval_strategy=no: set it to steps or epoch.")
+    if not validation.batches:
+        raise ValueError(f"{given} needs scores, but no dataset has validation rows of a task of EmoBench to score.")
+    # load_best_model_at_end alone makes it the loss.
+    ours = {None, MEAN, f"eval_{MEAN}"} | ({"loss"} if args.load_best_model_at_end else set())
+    if args.metric_for_best_model not in ours:
+        raise ValueError(
+            f"{given} goes by {MEAN}, not metric_for_best_model={args.metric_for_best_model}; leave it out."
+        )
+    saved, scored = args.save_strategy.value, args.eval_strategy.value
+    if saved != "best" and (saved != scored or scored == "steps" and args.save_steps != args.eval_steps):
+        raise ValueError(
+            f"{given} needs a checkpoint of the best model, but save_strategy={saved} (save_steps={args.save_steps}) "
+            f"does not save whenever eval_strategy={scored} (eval_steps={args.eval_steps}) scores: set save_strategy "
+            "to best."
+        )
+    args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, f"eval_{MEAN}", True
+    return EarlyStoppingCallback(patience)
+
+
+def score_of_model(state: TrainerState, is_best: bool) -> tuple[float, int] | None:
+    """
+    The validation score of the model that a training ended with, and its step.
+
+    Args:
+        state (`TrainerState`): with the log of all evaluations.
+        is_best (`bool`): whether the training ended with the best model, and not with the last.
+    """
+    scored = [(log[f"eval_{MEAN}"], log["step"]) for log in state.log_history if f"eval_{MEAN}" in log]
+    if is_best:
+        scored = [(value, step) for value, step in scored if step == state.best_global_step]
+    return scored[-1] if scored else None

@@ -24,6 +24,11 @@ def words(i: int, answer: str = "yes") -> dict:
     return {**row, "messages": messages}
 
 
+def question(text: str, answer: str) -> dict:
+    """A conversation in TRL's format."""
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]}
+
+
 def options(model: Path, dataset: Path | str, output: Path, **fields) -> list[str]:
     """Of a run of a few seconds on small batches."""
     fields = {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, **fields}
