@@ -11,6 +11,7 @@ accelerate launch train_sft.py --config recipes/demo_sft.yaml \\
     --output_dir outputs/foundation
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,12 +93,31 @@ class EmoLLMArguments:
             )
 
 
+def check_processes(world_size: int) -> None:
+    """
+    Raises:
+        `ValueError`: if a launcher was asked for several processes that do not train together, which accelerate on the
+            CPU leaves unsaid.
+    """
+    asked = os.environ.get("WORLD_SIZE")
+    if asked is None and "MASTER_PORT" in os.environ and world_size == 1:  # accelerate sets it for several
+        raise ValueError(
+            "The launcher started one process for several: give `accelerate launch` a config file with "
+            "distributed_type: MULTI_GPU, also on the CPU (recipes/accelerate/two_cpu_processes.yaml)."
+        )
+    if asked is not None and int(asked) != world_size:
+        raise ValueError(
+            f"WORLD_SIZE={asked}, but {world_size} process trains, each for itself: on the CPU give --use_cpu."
+        )
+
+
 def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     if script_args.estimate:
         print(estimate(script_args, training_args, model_args))
         return
     # TRL would drop the columns that the collator renders.
     training_args.remove_unused_columns = False
+    check_processes(training_args.world_size)
     checkpoint = resume_point(script_args, training_args, model_args)
     torch.manual_seed(training_args.seed)  # of MVP's weights, and of LoRA's
     model, processor = load_model(

@@ -65,6 +65,16 @@ class EmoLLMPreTrainedModel(PreTrainedModel):
         _check_loaded(cls.__name__, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
         return (model, info) if output_loading_info else model
 
+    def save_pretrained(self, *args, **kwargs):
+        """As in transformers, but with this code beside a model that FSDP2 shards, too."""
+        given = type(self)
+        # FSDP2 puts a class of its own in front, whose file transformers would save as the model's.
+        self.__class__ = next(cls for cls in given.__mro__ if not cls.__name__.startswith("FSDP"))
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = given
+
 
 class EmoLLMModel(EmoLLMPreTrainedModel):
     """

@@ -53,7 +53,8 @@ def test_the_tree_names_what_there_is():
     named = set(re.findall(r"^ {0,2}([\w./]+\.\w+|\w+/)", tree, re.MULTILINE))
     for name in named:
         places = [
-            ROOT / room / name for room in ("", "modeling_emollm", "dataset_scripts", "evaluation", "benchmarks")
+            ROOT / room / name
+            for room in ("", "modeling_emollm", "dataset_scripts", "training", "evaluation", "benchmarks")
         ]
         assert any(place.exists() for place in places), f"the README's tree names {name}, which is not there"
     rooms = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}

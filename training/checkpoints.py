@@ -102,7 +102,8 @@ def resume_point(script_args, training_args: SFTConfig, model_args: ModelConfig)
 
 def not_written(trainer: Trainer, folder: Path, error: Exception) -> OSError:
     """What to say of a checkpoint that could not be written, whose unfinished folder is removed."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if trainer.is_world_process_zero():  # another one may fail while it still writes
+        shutil.rmtree(folder, ignore_errors=True)
     states = [value for state in trainer.optimizer.state.values() for value in state.values()]
     tensors = [*trainer.model.parameters(), *filter(torch.is_tensor, states)]
     needed, free = sum(tensor.nbytes for tensor in tensors), shutil.disk_usage(folder.parent).free

@@ -296,7 +296,7 @@ def estimate(script_args, training_args: SFTConfig, model_args: ModelConfig) -> 
             what the vision tower takes does not follow from the config.
     """
     if training_args.optim not in ("adamw_torch", "adamw_torch_fused"):
-        raise ValueError(f"optim={training_args.optim}: only the memory of adamw_torch(_fused) can be estimated.")
+        raise ValueError(f"optim={training_args.optim.value}: the memory of adamw_torch(_fused) alone is known.")
     counted = count(script_args, training_args, model_args)
     rows, length = training_args.per_device_train_batch_size, training_args.max_length
     foundation, flops = counted.foundation, counted.flops / rows  # a row

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers.trainer import TRAINER_STATE_NAME, logger
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
 from trl import SFTTrainer
 
@@ -188,7 +189,10 @@ class EmoLLMTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.train_sampler = EpochSampler(super()._get_train_sampler(train_dataset), seed)
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):  # a step's rows are those of all processes
+            sampler.batch_size *= self.args.world_size
+        self.train_sampler = EpochSampler(sampler, seed)
         return self.train_sampler
 
     def _get_dataloader(self, *args, **kwargs):
@@ -263,6 +267,8 @@ class EmoLLMTrainer(SFTTrainer):
 
     def create_model_card(self, *args, **kwargs):
         """Writes README.md beside the weights. TRL, which calls this at checkpoints and pushes, passes other facts."""
+        if not self.is_world_process_zero():
+            return
         folder = Path(self.args.output_dir)
         config = self.model.config
         foundation = getattr(config, "foundation_config", config).name_or_path

@@ -143,9 +143,9 @@ def early_stopping(patience: int, training_args: SFTConfig, validation: Validati
     saved, scored = args.save_strategy.value, args.eval_strategy.value
     if saved != "best" and (saved != scored or scored == "steps" and args.save_steps != args.eval_steps):
         raise ValueError(
-            f"{given} needs a checkpoint of the best model, but save_strategy={saved} (save_steps={args.save_steps}) "
-            f"does not save whenever eval_strategy={scored} (eval_steps={args.eval_steps}) scores: set save_strategy "
-            "to best."
+            f"{given} needs a checkpoint of the best model, but save_strategy={saved} "
+            f"(save_steps={args.save_steps:g}) does not save whenever eval_strategy={scored} "
+            f"(eval_steps={args.eval_steps:g}) scores: set save_strategy to best."
         )
     args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, f"eval_{MEAN}", True
     return EarlyStoppingCallback(patience)

@@ -115,8 +115,9 @@ def test_flops_and_activations_are_those_of_a_real_step(
     flops, kept = real_step(model, given[1], tiny_foundations, drawn_dataset, config)
     counted = count(*given)
     assert counted.flops == pytest.approx(flops, rel=0.02)
-    # Beside what is kept for the backward pass, that pass needs room to work in.
-    assert kept <= counted.activations <= (3 if checkpointed else 1.3) * kept, (kept, counted.activations)
+    # Beside what is kept for it, the backward pass needs room to work in: for all that one layer keeps, where that
+    # is computed again.
+    assert kept <= counted.activations <= (4 if checkpointed else 1.3) * kept
 
 
 def test_layers_that_are_not_counted_take_what_the_counted_ones_take(arguments, monkeypatch):
@@ -172,7 +173,7 @@ def test_states_are_shared_out_where_they_are_sharded(arguments, monkeypatch):
     [
         ({"max_length": None}, "max_length is null: give the number of tokens of the longest row"),
         ({"max_length": WORDS + 15}, f"leaves 15 tokens beside {WORDS} of text, but a picture takes 16: raise it to"),
-        ({"optim": "adafactor"}, "optim=adafactor: only the memory of adamw_torch"),
+        ({"optim": "adafactor"}, "optim=adafactor: the memory of adamw_torch"),
     ],
 )
 def test_what_can_not_be_estimated_is_refused(arguments, fields, message):
