@@ -160,8 +160,7 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
         training_args.seed,
         features,
     )
-    if training_args.train_sampling_strategy == "group_by_length":
-        rows = rows.add_column("length", token_lengths(rows, collator))
+    grouped = training_args.train_sampling_strategy == "group_by_length"
     patience = script_args.early_stopping_patience
     trainer = EmoLLMTrainer(
         model=model,
@@ -172,6 +171,7 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
         processing_class=processor,
         callbacks=[early_stopping(patience, training_args, validation)] if patience is not None else None,
         datasets=script_args.datasets,
+        lengths=token_lengths(rows, collator) if grouped else None,
         dataset_weights=script_args.dataset_weights,
         train=script_args.train,
         validation=validation,
@@ -184,4 +184,5 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
 
 if __name__ == "__main__":
     parser = TrlParser((EmoLLMArguments, SFTConfig, ModelConfig), allow_abbrev=False)
+    parser.set_defaults(gradient_checkpointing=None)  # on by TRL's default, which spends time to save memory
     main(*parser.parse_args_and_config())

@@ -22,6 +22,10 @@ from .features import FeatureCache
 
 
 QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
+ENDING = [
+    {"role": "user", "content": [{"type": "text", "text": "How is she?"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "calm"}]},
+]
 
 
 class EmoBenchCollator:
@@ -60,6 +64,12 @@ class EmoBenchCollator:
         self.reason_share = reason_share
         self.seed = seed
         self.features = features
+        # Some templates, as LLaVA 1.5's, write nothing where an answer ends: a model would never learn to stop.
+        tail = render_chat(processor, ENDING).rpartition("calm")[2]
+        tokenizer = processor.tokenizer
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends = special & set(tokenizer(tail, add_special_tokens=False)["input_ids"])
+        self.end = "" if ends else tokenizer.eos_token
         # Tokenizers keep how they cut from the last call; what decides it is spread over three files of a processor.
         process_texts(processor, ["emotion"], [[]], padding_side="left")
         if processor.tokenizer.is_fast and (cut := processor.tokenizer.backend_tokenizer.truncation):
@@ -116,7 +126,7 @@ class EmoBenchCollator:
         if guidance and guidance["emotion_mode"] == "reason":
             answer = f"{row['rationale']}\nAnswer: {messages[-1]['content'][0]['text']}"
             messages = [*messages[:-1], {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        text = render_chat(self.processor, messages, guidance)
+        text = render_chat(self.processor, messages, guidance) + self.end
         token = self.processor.image_token
         if text.count(token) != len(row["images"]):  # the processor would give its pictures to other rows
             raise ValueError(

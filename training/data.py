@@ -141,19 +141,27 @@ def load_config(name: str, config: str, rows: Dataset) -> Dataset:
     """
     label = f"{name}:{config}/{rows.split}"
     columns = set(rows.column_names)
+    if {"task", "setting"} <= columns:
+        if missing := sorted(set(COLUMNS) - columns):
+            raise ValueError(f"{label} has no column {', '.join(missing)}; build it with dataset_scripts.")
+        if "video" in columns:
+            no_frames = pc.equal(pc.list_value_length(rows.data["images"]), 0)
+            clips = pc.sum(pc.and_(pc.is_valid(rows.data["video"]), no_frames)).as_py()
+            if clips:
+                raise ValueError(
+                    f"{label} has {clips} clips without frames, which training would not see: build it with --video "
+                    "frames, or both."
+                )
+        return undecoded(rows.select_columns(COLUMNS))
     for column, feature in rows.features.items():
         unread = column in ("video", "videos", "tools") or "Video(" in repr(feature)
         if unread and (number := filled(rows.data[column])):
             raise ValueError(
                 f"{label} has {number} rows with something in {column}, which training would not see: give clips as "
-                "frames in images (EmoBench is built so with --video frames), and tools in a system message."
+                "frames in images, and tools in a system message."
             )
         if column in ("image", "images") and "Image(" not in repr(feature) and "null" not in repr(feature):
             raise ValueError(f"{label} has {feature} in {column}: cast it to Image() or List(Image()).")
-    if {"task", "setting"} <= columns:
-        if missing := sorted(set(COLUMNS) - columns):
-            raise ValueError(f"{label} has no column {', '.join(missing)}; build it with dataset_scripts.")
-        return undecoded(rows.select_columns(COLUMNS))
     conversation = ["messages"] if "messages" in columns else ["prompt", "completion"]
     if not columns.issuperset(conversation) or not all(
         is_conversational({key: rows.select_columns([key])[0][key]}) for key in conversation

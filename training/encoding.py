@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import inspect
-import os
+import uuid
 from pathlib import Path
 
 import torch
@@ -108,7 +108,7 @@ def write(path: Path, replacement: str, entry: dict[str, torch.Tensor | list[tor
         parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}.{i}": v for i, v in enumerate(value)}
         flat |= {part: tensor.to("cpu", copy=True).contiguous() for part, tensor in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines may have like process ids
     try:
         unfinished.write_bytes(save(flat, {"replacement": replacement}))
         unfinished.replace(path)

@@ -197,7 +197,9 @@ def count(script_args, training_args: SFTConfig, model_args: ModelConfig) -> Cou
     with FakeStep(model) as encoder, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         encoded = foundation.base_model.get_image_features(**pixels, return_dict=True)
     features = tree_leaves([encoded.pooler_output, getattr(encoded, "deepstack_features", None) or []])
-    tokens = script_args.visual_tokens_per_image or sum(len(picture) for picture in encoded.pooler_output)
+    tokens = getattr(model.config, "visual_tokens_per_image", None) or sum(
+        len(picture) for picture in encoded.pooler_output
+    )
     pictures = room // tokens
     if pictures < 1:
         raise ValueError(

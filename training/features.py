@@ -88,13 +88,16 @@ class FeatureCache:
                 "The processes hold different weights, of which no features can be computed: set "
                 "fsdp_cpu_ram_efficient_loading to false, or leave feature_cache out."
             )
-        settings = [weights[0], processor.to_json_string(), transformers.__version__]
-        self._identity = hashlib.sha256(json.dumps(settings).encode()).digest()
+        config = foundation_of(model).config.to_dict()
+        for name in ("_name_or_path", "name_or_path", "transformers_version", "dtype"):
+            config.pop(name, None)
+        settings = [weights[0], config, processor.to_json_string(), transformers.__version__]
+        self._identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).digest()
 
     def _path(self, image: dict) -> Path:
-        content = image["bytes"]
+        content, file = image["bytes"], image["path"]
         if content is None:  # a file that is missing is one that can't be decoded
-            content = Path(image["path"]).read_bytes() if Path(image["path"]).is_file() else b""
+            content = Path(file).read_bytes() if file and Path(file).is_file() else b""
         key = hashlib.sha256(self._identity + content).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import convert_to_fp32, recursively_apply
+from accelerate.utils import recursively_apply
 from huggingface_hub import upload_folder
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -103,6 +103,10 @@ def find_projector(model: PreTrainedModel) -> list[str]:
     return found
 
 
+def _to_dtype(tensors, dtype: torch.dtype):
+    return recursively_apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, tensors)
+
+
 def choose_trainable(model: PreTrainedModel, train: str, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
     """
     The model with only the chosen weights to be trained, in float32 whatever it was loaded in: steps of training are
@@ -137,10 +141,12 @@ def choose_trainable(model: PreTrainedModel, train: str, model_args: ModelConfig
             projector = find_projector(model)
             if not projector:
                 raise ValueError(f"{kind} has no module named {', '.join(sorted(PROJECTORS))}: set train to mvp+lora.")
-            # As MVP and LoRA do it themselves: what is narrower is widened, and what comes out as narrow as it was.
-            narrow = partial(recursively_apply, partial(torch.Tensor.to, dtype=model.dtype))
+            # As MVP and LoRA do it themselves: what comes in gets the weights' type, what goes out the model's.
+            narrow = partial(_to_dtype, dtype=model.dtype)
             for module in map(model.get_submodule, projector):
-                module.register_forward_pre_hook(lambda _, *inputs: convert_to_fp32(inputs), with_kwargs=True)
+                module.register_forward_pre_hook(
+                    lambda module, *inputs: _to_dtype(inputs, next(module.parameters()).dtype), with_kwargs=True
+                )
                 module.register_forward_hook(lambda _, inputs, output: narrow(output))
             whole += projector
         for name in whole:

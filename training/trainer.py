@@ -9,7 +9,7 @@ import torch
 from jinja2 import Template
 from peft import PeftModel
 from safetensors import SafetensorError
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer import TRAINER_STATE_NAME, logger
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
@@ -53,6 +53,7 @@ class EmoLLMTrainer(SFTTrainer):
 
     Args:
         datasets (`list[str]`): what is trained on, for the card; a folder is named without its path.
+        lengths (`list[int]`, *optional*): tokens of each row, to batch rows of like length together.
         dataset_weights (`list[float]`, *optional*): their shares, for the card.
         train (`str`, *optional*): what of the model is trained, for the card.
         validation (`Validation`, *optional*): scores that every evaluation adds to the loss.
@@ -68,15 +69,19 @@ class EmoLLMTrainer(SFTTrainer):
         self,
         *args,
         datasets: list[str],
+        lengths: list[int] | None = None,
         dataset_weights: list[float] | None = None,
         train: str | None = None,
         validation: Validation | None = None,
         **kwargs,
     ):
+        self.lengths = lengths
         super().__init__(*args, **kwargs)
         for name, value in FIXED.items():
             if getattr(self.args, name) != value:
                 raise ValueError(f"{name}={getattr(self.args, name)} would have no effect here; leave it out.")
+        if self.args.use_liger_kernel and self.model.config.model_type == "emollm":
+            raise ValueError("use_liger_kernel=True would have no effect, as Liger knows no EmoLLM; leave it out.")
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(f"hub_strategy={self.args.hub_strategy.value}: checkpoints are not pushed, use end.")
         self.args.hub_strategy = HubStrategy.END  # what is pushed before lacks its code, or what LoRA is merged into
@@ -189,11 +194,16 @@ class EmoLLMTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):  # a step's rows are those of all processes
-            sampler.batch_size *= self.args.world_size
+        if self.lengths is None:
+            sampler = super()._get_train_sampler(train_dataset)
+        else:  # a step's rows are those of all processes
+            rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            sampler = LengthGroupedSampler(rows, lengths=self.lengths)
         self.train_sampler = EpochSampler(sampler, seed)
         return self.train_sampler
+
+    def _get_eval_sampler(self, eval_dataset):
+        return SequentialSampler(eval_dataset)
 
     def _get_dataloader(self, *args, **kwargs):
         loader = super()._get_dataloader(*args, **kwargs)

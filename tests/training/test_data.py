@@ -80,12 +80,15 @@ def test_an_emobench_without_its_columns_is_refused(drawn_dataset, tmp_path):
 
 def test_clips_without_frames_are_refused_before_training(drawn_dataset, tmp_path):
     rows = load_dataset(str(drawn_dataset), "humor_detection", split="train").select(range(3)).to_list()
-    for row in rows[1:]:
+    for row in rows:
         row["video"] = {"bytes": b"clip", "path": None}
+    rows[1]["images"] = rows[2]["images"] = []
     features = load_dataset(str(drawn_dataset), "humor_detection", split="train").features
     name = save(tmp_path / "clips", rows, features)
-    with pytest.raises(ValueError, match="has 2 rows with something in video, which training would not see: .*frames"):
+    with pytest.raises(ValueError, match="has 2 clips without frames, which training would not see: .*frames"):
         load_mixture([name], None, "train", 0)
+    both = save(tmp_path / "both", rows[:1], features)
+    assert [len(images) for images in load_mixture([both], None, "train", 0)["images"]] == [3]
 
 
 def test_a_dataset_without_the_split_is_left_out_of_validation_but_not_of_training(drawn_dataset, tmp_path, caplog):

@@ -70,7 +70,7 @@ def test_a_recipe_of_a_real_foundation_is_complete(recipe):
 def test_a_recipe_states_what_its_training_takes(recipe, tmp_path):
     shutil.copy(CONFIGS / f"{recipe.stem}.json", tmp_path / "config.json")
     computed = estimate(*parse(recipe, "--model_name_or_path", str(tmp_path), "--model_revision", "main"))
-    about, settings = recipe.read_text(encoding="utf-8").split("\n", 1)
+    about, settings = recipe.read_text(encoding="utf-8").split("\n#\n", 1)
     settings = settings[settings.index("\nmodel_name_or_path") :]
     comment = [about, "#", COMMAND.format(recipe.name), *(f"# {line}".rstrip() for line in computed.split("\n"))]
     expected = "\n".join(comment) + "\n" + settings

@@ -167,3 +167,34 @@ def test_an_answer_that_would_be_cut_stops_the_training(command, tmp_path):
     with pytest.raises(ValueError, match="more than max_length=20, and its answer would be cut"):
         command(RECIPE, max_length=20, dataloader_num_workers=0)
     assert not (tmp_path / "output" / "model.safetensors").exists()
+
+
+def test_an_estimate_is_printed_and_activations_are_kept_unless_asked_otherwise(command, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    text = RECIPE.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("gradient_checkpointing: false\n", ""), encoding="utf-8")
+    command(recipe, "--estimate", max_length=512)
+    assert "without activation checkpointing" in capsys.readouterr().out
+    command(recipe, "--estimate", "--activation_checkpointing", max_length=512)
+    assert "with activation checkpointing" in capsys.readouterr().out
+    assert not (tmp_path / "output").exists()
+
+
+def test_all_of_it_together(tiny_foundations, drawn_dataset, captions, tmp_path):
+    """As the recipes of real foundations have it: lengths, weights, scores and, beside them, a cache of features."""
+    fields = {
+        "train": "mvp+lora",
+        "dataset_weights": 2.0,
+        "train_sampling_strategy": "group_by_length",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_samples": 2,
+        "feature_cache": tmp_path / "features",
+        "dataloader_num_workers": 2,
+        "dataloader_prefetch_factor": 2,
+    }
+    train(tiny_foundations["llava"], f"{drawn_dataset}:humor_detection,hate_detection", tmp_path / "output", **fields)
+    card = (tmp_path / "output" / "README.md").read_text(encoding="utf-8")
+    assert "- Trained weights: MVP; LoRA of rank 16 on the language model, merged into it\n" in card
+    assert "- Validation: mean macro F1 " in card and "at step 2\n" in card
+    assert any((tmp_path / "features").rglob("*.safetensors"))
