@@ -118,7 +118,8 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
     # TRL would drop the columns that the collator renders.
     training_args.remove_unused_columns = False
     check_processes(training_args.world_size)
-    checkpoint = resume_point(script_args, training_args, model_args)
+    rows = load_mixture(script_args.datasets, script_args.dataset_weights, "train", training_args.seed)
+    checkpoint = resume_point(script_args, training_args, model_args, rows)
     torch.manual_seed(training_args.seed)  # of MVP's weights, and of LoRA's
     model, processor = load_model(
         model_args,
@@ -128,7 +129,6 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
         trust_remote_code=training_args.trust_remote_code,
     )
     model = choose_trainable(model, script_args.train, model_args)
-    rows = load_mixture(script_args.datasets, script_args.dataset_weights, "train", training_args.seed)
     if script_args.reason_share and not any(rows["rationale"]):
         raise ValueError(
             f"reason_share={script_args.reason_share}, but no row of {', '.join(script_args.datasets)} has a "

@@ -1,7 +1,7 @@
 """
 What makes training fast: samples a second of stock TRL's SFTTrainer and of ours, lever by lever, measured in turns in
 one run on the same EmoLLM, trainable weights, data and batches, and how far the losses are from stock's. On a GPU
-where there is one, else on the CPU (some 12 minutes on two cores).
+where there is one, else on the CPU (some 18 minutes on two cores).
 
 python -m benchmarks.training
 
@@ -221,10 +221,12 @@ def train(args: argparse.Namespace, foundation: Path, rows: Dataset, levers: set
             collator.features.fill(rows, model, config.device)
         filling = time.perf_counter() - start
         data = rows if "collator" in levers else as_prompts(rows)
-        if "grouped" in levers:
-            data = data.add_column("length", token_lengths(rows, collator))
         if "answer logits" in levers:
             kind, kwargs = EmoLLMTrainer, {"datasets": ["EmoBench-Drawn"]}
+        if "grouped" in levers and kind is EmoLLMTrainer:
+            kwargs["lengths"] = token_lengths(rows, collator)
+        elif "grouped" in levers:
+            data = data.add_column("length", token_lengths(rows, collator))
         if "collator" in levers:
             kwargs["data_collator"] = collator
             if kind is SFTTrainer:

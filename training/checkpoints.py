@@ -1,18 +1,25 @@
 """Checkpoints: where a training goes on, what it may not change when it does, and what stops it in order."""
 
+import hashlib
 import json
 import os
 import shlex
 import shutil
 import signal
 import sys
+import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils.hub import resolve_revision
 from trl import ModelConfig, SFTConfig
 
 
@@ -42,7 +49,17 @@ def complete_checkpoints(folder: str | os.PathLike) -> list[Path]:
     return sorted(steps, key=steps.get)
 
 
-def resume_point(script_args, training_args: SFTConfig, model_args: ModelConfig) -> str | None:
+def _digest(rows: Dataset) -> str:
+    """Of what the rows ask and answer; their pictures would take as long as an epoch."""
+    digest = hashlib.sha256()
+    for batch in rows.select_columns(["id", "rationale", "messages"]).with_format("arrow").iter(1000):
+        digest.update(str(batch.to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def resume_point(
+    script_args, training_args: SFTConfig, model_args: ModelConfig, rows: Dataset | None = None
+) -> str | None:
     """
     Finds where a training goes on, and records in its output folder what later may not change.
 
@@ -52,18 +69,27 @@ def resume_point(script_args, training_args: SFTConfig, model_args: ModelConfig)
             in the output folder, or the beginning if there is none, so that a job that is started again can always
             use the same command.
         model_args (`ModelConfig`): of `train_sft.py`.
+        rows (`Dataset`): that are trained on, of which a digest is recorded.
 
     Returns:
         `str` or `None`: the checkpoint to go on from, or None to begin.
 
     Raises:
-        `ValueError`: if there are checkpoints that were not asked for, or none where one was, or if one was written
-            with other settings.
+        `ValueError`: if there are checkpoints that were not asked for, or none where one was, if one was written
+            with other settings, or if the processes do not find the same.
     """
     if training_args.save_only_model:
         raise ValueError("save_only_model=True leaves checkpoints from which no training can go on: leave it out.")
     output, wanted = Path(training_args.output_dir), training_args.resume_from_checkpoint
-    checkpoints = complete_checkpoints(output)
+    folder = output if wanted in (None, "last") else Path(wanted).parent
+    checkpoints, file = complete_checkpoints(folder), folder / SETTINGS
+    recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    found = checkpoints, recorded
+    if any(other != found for other in gather_object([found])):  # before one that goes on waits for one that begins
+        raise ValueError(
+            f"{folder} holds other checkpoints for one process than for another: put it on a disk that all share, or "
+            "copy it to all."
+        )
     if wanted is None and checkpoints:
         raise ValueError(
             f"{output} has checkpoints of a training, the last of them {checkpoints[-1].name}. Go on from it with "
@@ -74,17 +100,20 @@ def resume_point(script_args, training_args: SFTConfig, model_args: ModelConfig)
         checkpoint = checkpoints[-1] if checkpoints else None
     elif wanted is not None:
         checkpoint = Path(wanted)
-        if checkpoint not in complete_checkpoints(checkpoint.parent):
+        if checkpoint not in checkpoints:
             raise ValueError(
                 f"resume_from_checkpoint={wanted} is no complete checkpoint; give the folder of one, or `last`."
             )
     given = {**vars(script_args), **vars(model_args), **training_args.to_dict(), "processes": training_args.world_size}
+    given["feature_cache"] = script_args.feature_cache is not None
+    revision = resolve_revision(model_args.model_name_or_path, model_args.model_revision)
+    given["model_revision"] = getattr(revision, "resolved", revision)  # the commit, as a branch moves on
+    if rows is not None:
+        given["digest_of_rows"] = _digest(rows)
     given = json.loads(json.dumps({name: given[name] for name in given if name not in FREE}, default=str))
     if checkpoint is not None:
-        file = checkpoint.parent / SETTINGS
-        if not file.is_file():
+        if recorded is None:
             raise ValueError(f"{file}, the settings of {checkpoint.name}, is missing: copy it as well.")
-        recorded = json.loads(file.read_text(encoding="utf-8"))
         changed = [name for name in recorded.keys() & given.keys() if recorded[name] != given[name]]
         if changed:
             raise ValueError(
@@ -92,7 +121,7 @@ def resume_point(script_args, training_args: SFTConfig, model_args: ModelConfig)
                 + ", ".join(f"{name}={recorded[name]!r} and not {given[name]!r}" for name in sorted(changed))
                 + ". Use the same to go on, or choose another output_dir to begin."
             )
-    if training_args.process_index == 0:
+    if training_args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         unfinished = output / f"{SETTINGS}.tmp"
         unfinished.write_text(json.dumps(given, indent=2), encoding="utf-8")
@@ -105,7 +134,9 @@ def not_written(trainer: Trainer, folder: Path, error: Exception) -> OSError:
     if trainer.is_world_process_zero():  # another one may fail while it still writes
         shutil.rmtree(folder, ignore_errors=True)
     states = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    tensors = [*trainer.model.parameters(), *filter(torch.is_tensor, states)]
+    adapters = isinstance(trainer.model, PeftModel) and folder.name.startswith("checkpoint-")
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad or not adapters]
+    tensors = [*weights, *filter(torch.is_tensor, states)]
     needed, free = sum(tensor.nbytes for tensor in tensors), shutil.disk_usage(folder.parent).free
     last = (complete_checkpoints(folder.parent) or ["none"])[-1]
     return OSError(
@@ -118,7 +149,8 @@ def not_written(trainer: Trainer, folder: Path, error: Exception) -> OSError:
 class StopOnSignal(TrainerCallback):
     """
     Ends a training in order on SIGTERM or Ctrl-C: it finishes the step, saves a checkpoint, says how to go on, and
-    exits with 143 or 130. Between `__enter__` and `__exit__` it catches these signals.
+    exits with 143 or 130. Between `__enter__` and `__exit__` it catches these signals. Another one, 10 seconds later
+    or more, ends a training that hangs.
 
     Args:
         trainer (`Trainer`): whose training is stopped.
@@ -126,7 +158,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.caught = 0  # by this process
+        self.caught, self.since = 0, 0.0  # by this process
         self.agreed = 0  # by all of them
         self.group = None
 
@@ -139,14 +171,26 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def _catch(self, number, frame):
-        self.caught = self.caught or number  # a launcher passes on a signal that its processes got already
+        now = time.monotonic()
+        if self.caught and now - self.since > 10:  # a launcher passes on at once what its processes got already
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if not self.caught:
+            self.caught, self.since = number, now
         os.write(2, f"\n{signal.Signals(number).name}: stopping with a checkpoint after this step.\n".encode())
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.world_size > 1:  # over the network of the hosts, as the devices need not wait for it
-            self.group = dist.new_group(backend="gloo")
+            self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=args.ddp_timeout))
 
     def on_step_end(self, args, state, control, **kwargs):
+        if state.epoch % 1 and not control.should_training_stop:  # else after the evaluation of the epoch
+            self._agree(control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._agree(control)
+
+    def _agree(self, control):
         agreed = torch.tensor(self.caught)
         if self.group is not None:
             dist.all_reduce(agreed, dist.ReduceOp.MAX, self.group)
@@ -157,11 +201,13 @@ class StopOnSignal(TrainerCallback):
         if not self.agreed:
             return
         self.trainer.accelerator.wait_for_everyone()
-        command = [*sys.orig_argv, "--resume_from_checkpoint", "last"]
+        command = "with the same launcher and as many processes."
+        if args.world_size == 1:
+            command = "\n" + shlex.join([*sys.orig_argv, "--resume_from_checkpoint", "last"])
         self.trainer.accelerator.print(
             f"Stopped by {signal.Signals(self.agreed).name} at step {state.global_step} with a checkpoint in "
-            f"{args.output_dir}. Start it again as it was started, with --resume_from_checkpoint last, to go on:\n"
-            f"{shlex.join(command)}"
+            f"{args.output_dir}. Start it again as it was started, with --resume_from_checkpoint last, to go on: "
+            f"{command}"
         )
         self.trainer.callback_handler.on_train_end(args, state, control)  # trackers write what they hold
         self.trainer.end()

@@ -10,7 +10,7 @@ from jinja2 import Template
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
-from transformers.trainer import TRAINER_STATE_NAME, logger
+from transformers.trainer import TRAINER_STATE_NAME, TrainerState, logger
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
 from trl import SFTTrainer
@@ -77,6 +77,7 @@ class EmoLLMTrainer(SFTTrainer):
     ):
         self.lengths = lengths
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs |= not self.aux_loss_enabled  # the loss is ours, whatever the model's
         for name, value in FIXED.items():
             if getattr(self.args, name) != value:
                 raise ValueError(f"{name}={getattr(self.args, name)} would have no effect here; leave it out.")
@@ -230,6 +231,24 @@ class EmoLLMTrainer(SFTTrainer):
         for reason, number in self._all_skipped("train").items():
             self.accelerator.print(f"Skipped {number} rows in training: {reason}.")
         return output
+
+    def _init_training_state(self, max_steps, steps, epochs, resume_from_checkpoint, trial):
+        """Trainer would save, log and evaluate as often as before, and forget a best model that was moved."""
+        trained = super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
+        self.state.compute_steps(self.args, max_steps)
+        if resume_from_checkpoint is not None and self.args.load_best_model_at_end:
+            checkpoint = Path(resume_from_checkpoint)
+            best = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).best_model_checkpoint
+            if best is not None:
+                best = checkpoint.with_name(Path(best).name)
+                if not best.is_dir():
+                    raise ValueError(f"{best}, the best model of {checkpoint.name}, is missing: copy it as well.")
+                self.state.best_model_checkpoint = str(best)
+        return trained
+
+    def _determine_best_metric(self, metrics, trial):
+        """With save_strategy=best this decides what is saved: also what a signal asks for."""
+        return super()._determine_best_metric(metrics, trial) or self.stop.agreed > 0
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from huggingface_hub import ResolvedRevision
 from safetensors.torch import load_file
-from sft_run import RECIPE, ROOT, options, train
+from sft_run import RECIPE, ROOT, options, train, words
 from transformers import TrainerCallback
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from training.checkpoints import complete_checkpoints
+from train_sft import EmoLLMArguments
+from training.checkpoints import complete_checkpoints, resume_point
+from training.data import ROW
 from training.trainer import EmoLLMTrainer
 
 
@@ -234,6 +239,43 @@ def test_a_resume_with_other_settings_names_both(command, resumable, dataset, ch
         command(RECIPE, output=resumable, dataset=dataset, resume_from_checkpoint="last", **changed)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"feature_cache": "elsewhere"}, None),
+        ({"feature_cache": None}, "feature_cache=True and not False"),
+        ({"answer": "no"}, "digest_of_rows='.+' and not '.+'"),
+        ({"rows": 3}, "digest_of_rows='.+' and not '.+'"),
+        ({"commit": "1" * 40}, f"model_revision='{'0' * 40}' and not '{'1' * 40}'"),
+    ],
+)
+def test_a_resume_with_other_rows_or_another_foundation_is_refused(tmp_path, monkeypatch, changed, message):
+    def point(feature_cache="features", answer="yes", rows=4, commit="0" * 40):
+        resolved = ResolvedRevision(commit, "main")
+        monkeypatch.setattr("training.checkpoints.resolve_revision", lambda name, revision: resolved)
+        fields = {"resume_from_checkpoint": "last", "model_revision": "main"}
+        if feature_cache:
+            fields["feature_cache"] = feature_cache
+        given = ["--config", str(RECIPE), *options("model", "dataset", tmp_path, **fields)]
+        arguments = TrlParser((EmoLLMArguments, SFTConfig, ModelConfig)).parse_args_and_config(given)
+        return resume_point(*arguments, Dataset.from_list([words(i, answer) for i in range(rows)], features=ROW))
+
+    assert point() is None
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}', encoding="utf-8")
+    if message is None:
+        assert point(**changed) == str(tmp_path / "checkpoint-1")
+    else:
+        with pytest.raises(ValueError, match=f"other settings: {message}. Use the same"):
+            point(**changed)
+
+
+def test_processes_that_do_not_find_the_same_are_refused(command, resumable, monkeypatch):
+    monkeypatch.setattr("training.checkpoints.gather_object", lambda found: [*found, ([], None)])
+    with pytest.raises(ValueError, match=f"{resumable} holds other checkpoints for one process than for another"):
+        command(RECIPE, output=resumable, resume_from_checkpoint="last")
+
+
 def test_a_resume_from_nothing_is_refused(command, tmp_path):
     with pytest.raises(ValueError, match="checkpoint-7 is no complete checkpoint; give the folder of one, or `last`"):
         command(RECIPE, resume_from_checkpoint=tmp_path / "checkpoint-7")
@@ -257,6 +299,8 @@ def test_another_folder_of_output_and_more_frequent_logs_are_no_other_settings(
     fields = {"resume_from_checkpoint": first, "logging_steps": 1, "save_strategy": "steps", "save_steps": 1}
     assert same_weights(train(tiny_foundations["llava"], dataset, tmp_path / "output", **fields), resumable)
     assert [path.name for path in complete_checkpoints(tmp_path / "output")] == ["checkpoint-2"]
+    state = json.loads((tmp_path / "output" / "checkpoint-2" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert [log["step"] for log in state["log_history"] if "loss" in log] == [2]
 
 
 def test_a_truncated_state_is_no_complete_checkpoint(resumable, tmp_path):

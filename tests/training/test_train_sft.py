@@ -153,9 +153,13 @@ def test_a_missing_dataset_is_named(command, tmp_path):
         command(RECIPE, dataset=tmp_path / "nowhere")
 
 
-def test_no_model_at_all_is_refused(drawn_dataset):
+def test_no_model_at_all_is_refused(drawn_dataset, tmp_path):
     with pytest.raises(ValueError, match="model_name_or_path is not set"):
-        main(EmoLLMArguments(datasets=[str(drawn_dataset)]), SFTConfig(use_cpu=True, bf16=False), ModelConfig())
+        main(
+            EmoLLMArguments(datasets=[str(drawn_dataset)]),
+            SFTConfig(str(tmp_path), use_cpu=True, bf16=False),
+            ModelConfig(),
+        )
 
 
 def test_an_emollm_is_not_upgraded_twice(command, trained):

@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
 import resource
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from sft_run import train, words
 from torch.utils.data import RandomSampler
@@ -16,9 +20,9 @@ from trl import SFTConfig
 
 import train_sft
 from modeling_emollm import EmoLLMForConditionalGeneration
-from training.checkpoints import complete_checkpoints
+from training.checkpoints import StopOnSignal, complete_checkpoints
 from training.collator import EmoBenchCollator
-from training.data import load_mixture
+from training.data import ROW, load_mixture
 from training.trainer import EmoLLMTrainer, EpochSampler
 
 
@@ -94,6 +98,24 @@ def test_skipped_rows_change_nothing_for_the_others(model, trainer, rows):
     expected = loss_and_gradients(model, super(EmoLLMTrainer, ours).compute_loss, batch, None)
     skipped = {**batch, "skipped": [(rows[0]["id"], "picture missing")]}
     torch.testing.assert_close(loss_and_gradients(model, ours.compute_loss, skipped, None), expected)
+
+
+def test_batches_that_are_accumulated_give_the_weights_of_one(model, trainer, monkeypatch):
+    """Also of a foundation whose own loss can't be divided by the tokens of a step, as Qwen3-VL's."""
+    model = model.model.foundation
+    monkeypatch.setattr(type(model), "accepts_loss_kwargs", False, raising=False)
+    before, after = {name: value.clone() for name, value in model.state_dict().items()}, []
+    for batch_size, accumulated in ((4, 1), (2, 2)):
+        model.load_state_dict(before)
+        fields = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0, "max_steps": 1, "save_strategy": "no"}
+        fields["per_device_train_batch_size"], fields["gradient_accumulation_steps"] = batch_size, accumulated
+        ours = trainer(model, **fields)
+        answers = [words(i, "no " * (8 * i + 1)) for i in range(4)]
+        ours.train_dataset = Dataset.from_list(answers, features=ROW)
+        ours.train()
+        after.append({name: value.clone() for name, value in model.state_dict().items()})
+    assert any(not torch.equal(before[name], value) for name, value in after[0].items())
+    torch.testing.assert_close(after[1], after[0], rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +213,18 @@ def test_the_patience_of_early_stopping_is_resumed(model, trainer):
     assert again.state.global_step == 3
 
 
+def test_the_best_model_is_found_where_its_checkpoint_was_moved(model, trainer, tmp_path):
+    with pytest.raises(IndexError):
+        trainer(model, Scores(0.6, 0.5), **STOPPING, learning_rate=0.1).train()
+    moved = (tmp_path / "output").rename(tmp_path / "moved")
+    best = EmoLLMForConditionalGeneration.from_pretrained(moved / "checkpoint-1").state_dict()
+    trainer(model, Scores(0.4, 0.3), **STOPPING, learning_rate=0.1).train(str(moved / "checkpoint-2"))
+    assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
+    shutil.rmtree(moved / "checkpoint-1")
+    with pytest.raises(ValueError, match="checkpoint-1, the best model of checkpoint-2, is missing: copy it as well"):
+        trainer(model, Scores(), **STOPPING).train(str(moved / "checkpoint-2"))
+
+
 # --- What breaks
 
 
@@ -203,6 +237,38 @@ class Break(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step - 1:
             self.function()
+
+
+@pytest.mark.parametrize(
+    ("step", "fields"),
+    [
+        (2, {**STOPPING, "save_strategy": "best"}),
+        (4, {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 2}),  # an epoch's last one
+        (3, {"eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 3, "max_steps": 3}),
+    ],
+    ids=["best", "epoch", "last step"],
+)
+def test_a_signal_stops_with_a_checkpoint_and_its_evaluation(model, trainer, step, fields):
+    ours = trainer(model, Scores(0.5, 0.4), [Break(step, lambda: signal.raise_signal(signal.SIGTERM))], **fields)
+    with pytest.raises(SystemExit) as stopped:
+        ours.train()
+    assert stopped.value.code == 143
+    last = complete_checkpoints(ours.args.output_dir)[-1]
+    assert last.name == f"checkpoint-{step}"
+    logged = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert [log["step"] for log in logged if "eval_mean_macro_f1" in log][-1:] == [step]
+
+
+def test_a_later_signal_ends_a_training_that_hangs(monkeypatch):
+    sent, seconds = [], [0.0, 5.0, 11.0]
+    monkeypatch.setattr("training.checkpoints.time.monotonic", lambda: seconds.pop(0))
+    monkeypatch.setattr("training.checkpoints.os.kill", lambda *arguments: sent.append(arguments))
+    with StopOnSignal(None):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert not sent
+        signal.raise_signal(signal.SIGTERM)
+        assert sent == [(os.getpid(), signal.SIGTERM)] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
