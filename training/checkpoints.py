@@ -1,7 +1,9 @@
 """Checkpoints: where a training goes on, what it may not change when it does, and what stops it in order."""
 
+import atexit
 import hashlib
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -57,9 +59,7 @@ def _digest(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
-def resume_point(
-    script_args, training_args: SFTConfig, model_args: ModelConfig, rows: Dataset | None = None
-) -> str | None:
+def resume_point(script_args, training_args: SFTConfig, model_args: ModelConfig, rows: Dataset) -> str | None:
     """
     Finds where a training goes on, and records in its output folder what later may not change.
 
@@ -108,8 +108,7 @@ def resume_point(
     given["feature_cache"] = script_args.feature_cache is not None
     revision = resolve_revision(model_args.model_name_or_path, model_args.model_revision)
     given["model_revision"] = getattr(revision, "resolved", revision)  # the commit, as a branch moves on
-    if rows is not None:
-        given["digest_of_rows"] = _digest(rows)
+    given["digest_of_rows"] = _digest(rows)
     given = json.loads(json.dumps({name: given[name] for name in given if name not in FREE}, default=str))
     if checkpoint is not None:
         if recorded is None:
@@ -216,6 +215,15 @@ class StopOnSignal(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero and not complete_checkpoints(args.output_dir):
             Path(args.output_dir, SETTINGS).unlink(missing_ok=True)
+
+
+@atexit.register
+def end_workers() -> None:
+    """Python would send the signal that these workers ignore, and wait for ever, if they are left, or persistent."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for a failure
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def ignore_signals(worker_init_fn: partial | None, worker: int) -> None:

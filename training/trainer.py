@@ -301,7 +301,7 @@ class EmoLLMTrainer(SFTTrainer):
         folder = Path(self.args.output_dir)
         config = self.model.config
         foundation = getattr(config, "foundation_config", config).name_or_path
-        is_best = self.args.load_best_model_at_end
+        is_best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         text = Template(CARD.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True).render(
             name=self.hub_model_id or folder.name,
             is_emollm=config.model_type == "emollm",

@@ -1,5 +1,7 @@
 """Scores during training, by the evaluation's own scorer, and when they end it."""
 
+from pathlib import Path
+
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
@@ -160,6 +162,7 @@ def score_of_model(state: TrainerState, is_best: bool) -> tuple[float, int] | No
         is_best (`bool`): whether the training ended with the best model, and not with the last.
     """
     scored = [(log[f"eval_{MEAN}"], log["step"]) for log in state.log_history if f"eval_{MEAN}" in log]
-    if is_best:
-        scored = [(value, step) for value, step in scored if step == state.best_global_step]
+    if is_best:  # not by `best_global_step`, which may be of an evaluation that was not saved
+        kept = Path(state.best_model_checkpoint).name
+        scored = [(value, step) for value, step in scored if f"checkpoint-{step}" == kept]
     return scored[-1] if scored else None

@@ -140,6 +140,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(uninterrupted, dropping, 
         "--config",
         RECIPE,
         *options(dropping, dataset, output, **FIELDS),
+        "--dataloader_persistent_workers",
     ]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A scheduler signals the whole job, its loader's workers too.
@@ -152,7 +153,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(uninterrupted, dropping, 
     assert f"Stopped by SIGTERM at step {complete_checkpoints(output)[-1].name.partition('-')[2]}" in printed
     assert not (output / "model.safetensors").exists()
     hint = printed.strip().splitlines()[-1]
-    subprocess.run(shlex.split(hint), cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(shlex.split(hint), cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, timeout=240)
     assert same_weights(output, uninterrupted)
 
 
