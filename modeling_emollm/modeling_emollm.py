@@ -143,7 +143,8 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
                     raise ValueError(f"Give either {names[0]} or mm_encoder_outputs[{modality!r}], not both.")
                 given = {name: inputs[name] for name in names if inputs.get(name) is not None}
                 encoded = getattr(self.foundation.base_model, f"get_{modality}_features")(**given, return_dict=True)
-            if encoded is not None:
+            # A model that assists in generation is given what the one that it assists has refined.
+            if encoded is not None and not getattr(encoded, "is_refined", False):
                 if encoded.pooler_output is None:
                     name = type(self.foundation).__name__
                     raise ValueError(f"get_{modality}_features of {name} gives no `pooler_output` to refine.")
@@ -248,6 +249,7 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
         stacked = isinstance(features, torch.Tensor)
         pooled = torch.stack(refined) if stacked else type(features)(refined)
         encoded = dataclasses.replace(encoded, pooler_output=pooled)  # what was given stays as it was
+        encoded.is_refined = True
         return encoded, seen | {"lengths": lengths.to(device), "sample": sample, "position": position}
 
     def _check_grid(self, encoded: ModelOutput, lengths: torch.Tensor) -> None:
