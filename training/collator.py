@@ -18,10 +18,10 @@ from modeling_emollm import EMOTION_TASKS
 from modeling_emollm.emoprompt import process_texts, render_chat
 
 from .data import GREY, PictureError, decode_picture, picture_size
+from .encoding import QUESTION
 from .features import FeatureCache
 
 
-QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
 ENDING = [
     {"role": "user", "content": [{"type": "text", "text": "How is she?"}]},
     {"role": "assistant", "content": [{"type": "text", "text": "calm"}]},
