@@ -14,6 +14,7 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.overhead
+	$(RUN) -m benchmarks.evaluation
 
 quality: $(STAMP)
 	$(RUN) -m ruff check

@@ -2,13 +2,16 @@
 Fine-tunes a foundation vision-language model or an EmoLLM on EmoBench with TRL's SFTTrainer.
 
 # Upgrade a foundation and fine-tune it
-accelerate launch train_sft.py --config recipes/demo_emollm.yaml \\
+python train_sft.py --config recipes/demo_emollm.yaml \\
     --model_name_or_path foundations/llava --datasets data/EmoBench-Drawn --output_dir outputs/emollm
 
 # Fine-tune the foundation as it is, on two of the tasks
-accelerate launch train_sft.py --config recipes/demo_sft.yaml \\
+python train_sft.py --config recipes/demo_sft.yaml \\
     --model_name_or_path foundations/llava --datasets data/EmoBench-Drawn:hate_detection,sarcasm_detection \\
     --output_dir outputs/foundation
+
+Ctrl-C and SIGTERM stop it with a checkpoint. `accelerate launch` is for several processes (recipes/accelerate): to a
+single one it passes no signal on, and leaves it behind.
 """
 
 import os

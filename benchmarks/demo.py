@@ -1,8 +1,9 @@
 """
 The whole road in some minutes on two cores, by the same commands that a user types: draw EmoBench-Drawn, have a
 scripted teacher write rationales, train a tiny foundation on captions and on the plain tasks, fine-tune it with and
-without MVP for the same steps on the same data, evaluate both without EmoPrompt and in its two modes, compare, and
-explain one answer. A step that is done is not done again; `rm -r demo` starts anew.
+without MVP for the same steps on the same data, evaluate both without EmoPrompt and in its two modes, and one of them
+by words and by pictures alone, compare, report, and explain one answer. A step that is done is not done again;
+`rm -r demo` starts anew.
 
 python -m benchmarks.demo
 """
@@ -56,18 +57,25 @@ def steps(folder: Path) -> list[tuple[str, list[str]]]:
     for name in MODELS:
         command = train(name, folder / "foundation", folder / name, reasons)
         commands.append((f"fine-tune {name}", f"{command} --reason_share 0.67"))
-    runs = [results / f"{name}-{mode}" for name in MODELS for mode in MODES]
-    for run in runs:
-        model, _, mode = run.name.partition("-")
-        commands.append(
-            (
-                f"evaluate {run.name}",
-                f"python -m evaluation.run --model {folder / model} --dataset {data} --batch-size 60 --output {run} "
-                f"--emoprompt {mode}",
-            )
+
+    def evaluate(model: str, *runs: Path) -> str:
+        outputs = " ".join(map(str, runs))
+        return (
+            f"python -m evaluation.run --model {folder / model} --dataset {data} --batch-size 60 --general {captions} "
+            f"--output {outputs}"
         )
-    compare = f"python -m evaluation.compare {' '.join(map(str, runs))} --output {folder / 'comparison.png'}"
-    commands.append(("compare", compare))
+
+    runs = [results / f"{name}-{mode}" for name in MODELS for mode in MODES]
+    for name in MODELS:
+        own = [run for run in runs if run.name.startswith(name)]
+        commands.append((f"evaluate {name}", f"{evaluate(name, *own)} --emoprompt {' '.join(MODES)}"))
+    blind = [folder / "baselines" / f"{MODELS[0]}-{given}" for given in ("text", "picture")]
+    for run in blind:
+        given = run.name.partition("-")[2]
+        commands.append((f"evaluate {run.name}", f"{evaluate(MODELS[0], run)} --input {given}"))
+    together = " ".join(map(str, [*runs, *blind]))
+    commands.append(("compare", f"python -m evaluation.compare {together} --output {folder / 'comparison.png'}"))
+    commands.append(("report", f"python -m evaluation.report {together} --output {folder / 'report.html'}"))
     return [(name, shlex.split(command)) for name, command in commands]
 
 
@@ -119,7 +127,7 @@ def report(folder: Path) -> None:
         print(f"NOT clearly above chance (95% interval reaches it): {'; '.join(weak)}")
     else:
         print("Every model is clearly above chance on all six sub-tasks (95% intervals).")
-    print(f"Figures: {folder / 'comparison.png'} and {folder / 'explanation.png'}")
+    print(f"Report: {folder / 'report.html'}; figures: {folder / 'comparison.png'} and {folder / 'explanation.png'}")
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ No figures of a GPU exist yet: none was at hand. Without one the command still r
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,22 +19,24 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
-    AutoProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
     PrinterCallback,
     TrainerCallback,
 )
 from trl import ModelConfig, SFTConfig
 from trl.trainer.utils import get_peak_flops
 
-from dataset_scripts.pipeline import build
 from modeling_emollm import EmoLLMForConditionalGeneration
 from training.model import choose_trainable
 from training.trainer import EmoLLMTrainer
@@ -94,7 +95,10 @@ def synchronize() -> float:
 
 
 class Watch(TrainerCallback):
-    """Counts the FLOPs of the first step, times those behind the warm-up, and profiles the last ones."""
+    """
+    Times the steps behind the warm-up, profiles those after them, and counts the FLOPs of the last one: the counter is
+    a dispatch mode, and what is first run under one is never compiled.
+    """
 
     def __init__(self, steps: int):
         self.timed = WARM_UP + steps
@@ -103,29 +107,32 @@ class Watch(TrainerCallback):
         self.profile = profile(activities=activities)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0:
-            self.flops.__enter__()
-        elif state.global_step == WARM_UP:
+        if state.global_step == WARM_UP:
             self.start = synchronize()
         elif state.global_step == self.timed:
             self.seconds = (synchronize() - self.start) / (self.timed - WARM_UP)
             self.profile.start()
+        elif state.global_step == self.timed + PROFILED:
+            self.flops.__enter__()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 1:
-            self.flops.__exit__(None, None, None)
-        elif state.global_step == state.max_steps:
+        if state.global_step == self.timed + PROFILED:
             synchronize()
             self.profile.stop()
+        elif state.global_step == state.max_steps:
+            self.flops.__exit__(None, None, None)
 
 
 def train(args: argparse.Namespace, folder: Path) -> Watch:
-    build({"drawn": None}, folder / "data", drawn_size=16)
-    command = [sys.executable, "-m", "benchmarks.tiny_foundations", "--kind", "llava", "--dataset", folder / "data"]
-    subprocess.run([*command, "--output", folder / "tiny"], check=True, stdout=sys.stderr)  # TRL wants a processor
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0})),
+        pad_token="<pad>",
+        eos_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
     model = choose_trainable(build_model(args), args.train, ModelConfig())
     batch, watch = make_batch(args), Watch(args.steps)
-    steps = watch.timed + PROFILED
+    steps = watch.timed + PROFILED + 1
     trainer = EmoLLMTrainer(
         model=model,
         args=SFTConfig(
@@ -146,7 +153,7 @@ def train(args: argparse.Namespace, folder: Path) -> Watch:
         ),
         data_collator=lambda rows: dict(batch),
         train_dataset=Dataset.from_dict({"images": [[]] * steps * args.batch_size}),
-        processing_class=AutoProcessor.from_pretrained(folder / "tiny"),
+        processing_class=LlavaProcessor(CLIPImageProcessorPil(), tokenizer),  # which TRL wants
         callbacks=[watch],
         datasets=[],
     )
@@ -183,18 +190,21 @@ def main() -> None:
         events = watch.profile.key_averages()
         by = "self_device_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
         print(events.table(sort_by=by, row_limit=20))
-    flops, matrix = watch.flops.get_total_flops() / watch.seconds, matrix_peak(4 * args.hidden_size)
+    step, matrix = watch.flops.get_total_flops(), matrix_peak(4 * args.hidden_size)
+    flops = step / watch.seconds
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
     peak = get_peak_flops(device, "bfloat16")
-    # Kernels on a GPU, operators on a CPU; what calls a kernel has its time as well.
+    # Kernels on a GPU, operators on a CPU; what calls a kernel has its time as well, and so has an annotation.
     kind = DeviceType.CUDA if DEVICE == "cuda" else DeviceType.CPU
-    times = {event.key: getattr(event, by) / 1e6 / PROFILED for event in events if event.device_type == kind}
+    kernels = [event for event in events if event.device_type == kind and not event.is_user_annotation]
+    times = {event.key: getattr(event, by) / 1e6 / PROFILED for event in kernels}
     most = sorted(times, key=times.get, reverse=True)[:12]
     results = {
         "device": device,
         "parameters": watch.parameters,
         "seconds_a_step": watch.seconds,
         "tokens_a_second": args.batch_size * (args.tokens_per_side**2 + WORDS) / watch.seconds,
+        "tflops_a_step": step / 1e12,
         "tflops_a_second": flops / 1e12,
         "matrix_peak_tflops": matrix / 1e12,
         "of_matrix_peak": flops / matrix,

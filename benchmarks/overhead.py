@@ -110,7 +110,10 @@ def peak_of_step(args: argparse.Namespace, images: int, mvp: bool) -> int:
     """Bytes at the peak of two training steps, above those before the model exists; in a process of its own."""
     # Freed tensors go back to the system at once; else how much of them lingers differs by a tenth from run to run.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    processes = multiprocessing.get_context("spawn" if DEVICE.type == "cuda" else "forkserver")
+    if DEVICE.type != "cuda":  # which can't be forked
+        processes.set_forkserver_preload(["benchmarks.overhead"])
+    with processes.Pool(1) as pool:
         return pool.apply(_measure_peak, (args, images, mvp))
 
 

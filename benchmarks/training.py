@@ -8,7 +8,7 @@ python -m benchmarks.training
 The foundation is a LLaVA of random weights with 576 visual tokens a picture, and with the proportions of
 LLaVA-OneVision-0.5B, whose vision tower has 411 million parameters and whose language model has 358 million and an
 embedding of 136 million. `--vision-layers` makes it another: the less a model sees with, the less there is to cache.
-Stock is TRL by its defaults but for bf16, which has rows of its own, since without units for it a CPU is slower in it.
+Stock is TRL by its defaults. On a CPU bf16 has rows of its own, since without units for it that is slower in it.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +26,6 @@ import torch
 from datasets import Dataset, Features, Image, Json, List, concatenate_datasets
 from tqdm import tqdm
 from transformers import (
-    AutoProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     PrinterCallback,
     TrainerCallback,
 )
@@ -45,8 +39,10 @@ from training.features import FeatureCache, with_encoder_outputs
 from training.model import choose_trainable, load_model
 from training.trainer import EmoLLMTrainer
 
+from .sized_llava import build_foundation, build_processor
 
-PATCH, COMPACT = 14, 64
+
+COMPACT = 64
 PICTURES = ("emotion_recognition", "hate_detection", "intent_understanding", "sarcasm_detection")
 CLIPS = ("humor_detection",)
 ALL = {"no checkpointing", "answer logits", "collator", "features"}
@@ -74,58 +70,9 @@ GROUPING = {
     "all, random batches": ALL,
     "all, length-grouped batches": {*ALL, "grouped"},
 }
+GPU = torch.cuda.is_available()
 # Largest relative difference of a loss: of sums in another order, and of numbers with 8 bits.
 TOLERANCE = {False: 1e-3, True: 2e-2}
-
-
-def build_foundation(args: argparse.Namespace, tokens_per_side: int, data: Path, folder: Path) -> dict[str, int]:
-    """Makes a foundation and gives its parameters."""
-    command = [sys.executable, "-m", "benchmarks.tiny_foundations", "--kind", "llava", "--dataset", str(data)]
-    command += ["--output", str(folder), "--hidden-size", "32", "--num-layers", "1"]
-    subprocess.run(command, check=True, stdout=sys.stderr)  # for its processor, whose pictures become larger
-    processor = AutoProcessor.from_pretrained(folder)
-    side, tokenizer = tokens_per_side * PATCH, processor.tokenizer
-    processor.patch_size = PATCH
-    processor.image_processor.size = {"shortest_edge": side}
-    processor.image_processor.crop_size = {"height": side, "width": side}
-    processor.save_pretrained(folder)
-    width = args.hidden_size
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(
-                hidden_size=5 * width // 4,
-                intermediate_size=19 * width // 4,
-                num_hidden_layers=args.vision_layers,
-                num_attention_heads=width // 64,
-                image_size=side,
-                patch_size=PATCH,
-            ),
-            text_config=LlamaConfig(
-                hidden_size=width,
-                intermediate_size=11 * width // 2,
-                num_hidden_layers=args.num_layers,
-                num_attention_heads=width // 64,
-                num_key_value_heads=1,
-                vocab_size=max(len(tokenizer), 7 * width * args.num_layers),
-                tie_word_embeddings=True,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            ),
-            image_token_index=tokenizer.image_token_id,
-            image_seq_length=tokens_per_side**2,
-            vision_feature_layer=-1,
-            tie_word_embeddings=True,
-        )
-    )
-    model.save_pretrained(folder)
-    language, embedding = model.model.language_model, model.get_input_embeddings().weight.numel()
-    return {
-        "vision tower": model.model.vision_tower.num_parameters(),
-        "language model": language.num_parameters() - embedding,
-        "embedding": embedding,
-    }
 
 
 def words(rows: Dataset) -> Dataset:
@@ -159,7 +106,7 @@ class Watch(TrainerCallback):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, *args, **kwargs):
-        if torch.cuda.is_available():
+        if GPU:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self.start
 
@@ -203,12 +150,13 @@ def train(args: argparse.Namespace, foundation: Path, rows: Dataset, levers: set
             lr_scheduler_type="constant",
             max_length=None,
             gradient_checkpointing="no checkpointing" not in levers,
-            bf16="autocast" in levers,
-            use_cpu=not torch.cuda.is_available(),  # or bf16 is refused
+            bf16=GPU or "autocast" in levers,
+            use_cpu=not GPU,  # or bf16 is refused
             torch_compile="compile" in levers,
             remove_unused_columns=not {"collator", "grouped"} & levers,
             dataloader_num_workers=2 if "workers" in levers else 0,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            # The cache's features can't be pinned as stock's compute_loss takes them.
+            dataloader_pin_memory=GPU and ("features" not in levers or "answer logits" in levers),
             logging_steps=1,
             save_strategy="no",
             report_to="none",
@@ -248,7 +196,7 @@ def train(args: argparse.Namespace, foundation: Path, rows: Dataset, levers: set
 
 def missing(levers: set[str]) -> str | None:
     """Why a row can't be measured here."""
-    if "liger" in levers and not torch.cuda.is_available():
+    if "liger" in levers and not GPU:
         return "not run: no GPU"
     if "liger" in levers and not is_liger_kernel_available():
         return "not run: liger-kernel is not installed"
@@ -256,11 +204,14 @@ def missing(levers: set[str]) -> str | None:
 
 
 def measure(args: argparse.Namespace, foundation: Path, rows: Dataset, table: dict[str, set[str]]) -> dict:
-    """Every row of the table once a round, but bf16 in the first one alone, which takes long; medians over rounds."""
+    """
+    Every row of the table once a round, and every second round from the last to the first, so that a load that drifts
+    falls on other rows; on a CPU bf16 in the first round alone, as it takes long there. Medians over rounds.
+    """
     runs = {name: [] for name, levers in table.items() if not missing(levers)}
     for number in range(args.rounds):
-        for name in tqdm(runs):
-            if number == 0 or "autocast" not in table[name]:
+        for name in tqdm(list(runs)[:: -1 if number % 2 else 1]):
+            if number == 0 or GPU or "autocast" not in table[name]:
                 runs[name].append(train(args, foundation, rows, table[name]))
     results = {}
     for name, levers in table.items():
@@ -284,7 +235,7 @@ def measure(args: argparse.Namespace, foundation: Path, rows: Dataset, table: di
                 for stock, run in pairs
                 for expected, loss in zip(stock["losses"], run["losses"], strict=True)
             )
-            row["same_loss"] = row["loss_difference"] <= TOLERANCE["autocast" in levers]
+            row["same_loss"] = row["loss_difference"] <= TOLERANCE[GPU or "autocast" in levers]
         results[name] = {
             key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()
         }
@@ -307,22 +258,24 @@ def main() -> None:
     datasets.disable_progress_bars()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # what training prints
-        data, foundation, other = (Path(folder, name) for name in ("data", "foundation", "other"))
+        data, foundation, other, tiny = (Path(folder, name) for name in ("data", "foundation", "other", "tiny"))
         build({"drawn": None}, data, drawn_size=16 * -(-args.rows // 16))
         pictures, clips = (
             load_mixture([f"{data}:{','.join(names)}"], None, "train", 0).shuffle(seed=0)
             for names in (PICTURES, CLIPS)
         )
+        processor = build_processor(data, tiny)
+        sizes = {name: getattr(args, name) for name in ("hidden_size", "num_layers", "vision_layers")}
         results = {
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "device": "cuda" if GPU else "cpu",
             "threads": torch.get_num_threads(),
             "load_before": round(load, 1),
-            "parameters": build_foundation(args, 24, data, foundation),
+            "parameters": build_foundation(processor, foundation, tokens_per_side=24, **sizes),
             "levers": measure(args, foundation, pictures.select(range(args.rows)), {"stock": set(), **tables[0]}),
         }
         if tables[1]:
             # With a quarter of the visual tokens there can be four times as many rows, of which some are alike.
-            build_foundation(args, 12, data, other)
+            build_foundation(processor, other, tokens_per_side=12, **sizes)
             clips, number = clips.select(range(args.rows)), 2 * args.rows
             mixed = concatenate_datasets([pictures.select(range(number)), clips, words(clips)]).shuffle(seed=0)
             results["grouping"] = measure(args, other, mixed, {"stock": set(), **tables[1]})

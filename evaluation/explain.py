@@ -24,10 +24,11 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, ProcessorMixin
 
 from dataset_scripts.media import BROKEN
-from modeling_emollm.emoprompt import EMOTION_TASKS, attach_emoprompt, encode_chats
+from modeling_emollm.emoprompt import EMOTION_TASKS, answer_token_ids, attach_emoprompt, encode_chats
 
 from .explanation_figure import CAVEAT, find_fonts, make_figure
-from .scoring import answer_rows
+from .rows import COPIED, Batch, Question
+from .scoring import Prepared, answer_batch
 
 
 SIDE = 480  # pixels of a view's longer side in the figure
@@ -126,19 +127,19 @@ def main(args: argparse.Namespace) -> None:
     if args.labels and options not in question:  # as EmoBench asks, and as EmoLLMs are trained
         question += f" {options}"
     content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
-    row = {
-        "id": args.question,
-        "source": None,
-        "task": args.task,
-        "setting": "closed" if args.labels else "open",
-        "images": pictures,
-        "choices": args.labels,
-        "answer": None,
-        "label_distribution": [],
-        "messages": [{"role": "user", "content": content}],
-    }
-    (record,) = answer_rows(model, processor, [row], None if args.emoprompt == "none" else args.emoprompt)
-    inputs = encode_chats(processor, [row["messages"]], [pictures]).to(model.device, model.dtype)
+    messages, mode = [{"role": "user", "content": content}], None if args.emoprompt == "none" else args.emoprompt
+    row = {"task": args.task, "setting": "closed" if args.labels else "open", "choices": args.labels}
+    row = dict.fromkeys(COPIED) | row
+    guidance = [{"emotion_task": args.task, "emotion_mode": mode}] if mode else None
+    prepared = Prepared(
+        Batch(None, (Question(row["setting"], mode, greedy=False),), [(0,)]),
+        "all",
+        rows=[[row]],
+        inputs=[encode_chats(processor, [messages], [pictures], guidance)],
+        labels=[answer_token_ids(processor, messages, label) for label in args.labels],
+    )
+    (record,) = answer_batch(model, processor, prepared)
+    inputs = encode_chats(processor, [messages], [pictures]).to(model.device, model.dtype)
     with torch.inference_mode():
         seen = model(**inputs, output_perspectives=True).perspectives["image"]
     seen = {name: value.float().cpu() for name, value in seen.items()}

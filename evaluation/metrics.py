@@ -1,111 +1,88 @@
 """Scores of the six sub-tasks from prediction records: pure functions, no files.
 
 Each source of a sub-task has a label set of its own and is scored by itself; the sub-task's score is the mean over its
-sources. A prediction that is null (nothing could be parsed) is wrong. Macro F1 is the headline: it does not reward
-the most frequent label. Chance is 1 / labels: whatever a guesser prefers, it can't expect a higher macro F1 without
-seeing the input, as a label's F1 is the harmonic mean of its share in the answers and its share in the guesses.
+sources. A prediction that is null (nothing could be parsed, or an error) is wrong. Macro F1 is the headline: it does
+not reward the most frequent label. Chance is 1 / labels: whatever a guesser prefers, it can't expect a higher macro F1
+without seeing the input, as a label's F1 is the harmonic mean of its share in the answers and its share in the
+guesses. With several labels a row that mean is highest for naming all of them always: chance is the macro F1 of that.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections import Counter
 
 import numpy as np
 
+from dataset_scripts.tasks import TASKS
 
-SUB_TASKS = {
-    ("emotion_recognition", "closed"): "Emo-C",
-    ("emotion_recognition", "open"): "Emo-O",
-    ("intent_understanding", "closed"): "intent",
-    ("hate_detection", "closed"): "hate",
-    ("humor_detection", "closed"): "humor",
-    ("sarcasm_detection", "closed"): "sarcasm",
-}
-RESAMPLES = 1000
-
-
-def weighted_scores(answers: list[str], predictions: list[str | None], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """
-    Macro F1 and accuracy of the same predictions under many weightings.
-
-    Args:
-        answers (`list[str]`): n labels.
-        predictions (`list[str | None]`): n predicted labels.
-        weights (`np.ndarray` of shape `(R, n)`): how often each sample counts; ones for the plain scores.
-
-    Returns:
-        `dict[str, np.ndarray]`: `"macro_f1"` and `"accuracy"`, `(R,)`. The F1 of a label that occurs neither among the
-        weighted answers nor among the predictions is left out of the mean, as scikit-learn's `zero_division=np.nan`.
-    """
-    labels = sorted(set(answers))
-    truth = np.array([[answer == label for label in labels] for answer in answers], dtype=float)  # (n, C)
-    guess = np.array([[prediction == label for label in labels] for prediction in predictions], dtype=float)
-    hits, support, guessed = weights @ (truth * guess), weights @ truth, weights @ guess  # (R, C)
-    present = support + guessed > 0
-    f1 = 2 * hits / np.where(present, support + guessed, 1)
-    return {"macro_f1": f1.sum(1) / present.sum(1), "accuracy": hits.sum(1) / weights.sum(1)}
+from .classification import (
+    BINS,
+    auroc,
+    calibration_scores,
+    confusion,
+    label_scores,
+    reliability_bins,
+    several_scores,
+    vote_scores,
+)
+from .groups import SUB_TASKS, Group, allows_several, group_records, make_groups, read_shares
+from .significance import exact_mcnemar, interval, pool, resample
 
 
-def bootstrap_weights(group: str, n: int, seed: int) -> np.ndarray:
-    """
-    How often each of n samples counts, `(1 + RESAMPLES, n)`: once each in the first row, drawn with replacement below.
-
-    It depends on the group's name, n and the seed alone: two models, or the closed and the open question about
-    the same pictures, are resampled alike, and differences and means of their scores are paired.
-    """
-    rng = np.random.default_rng([seed, zlib.crc32(group.encode())])
-    drawn = rng.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n)
-    return np.vstack([np.ones(n), counts])
+__all__ = [
+    "SUB_TASKS", "baseline", "bootstrap", "group_records", "interval", "paired_difference", "reliability", "score"
+]  # fmt: skip
+MEANS = "macro_f1 accuracy weighted_f1 uar auroc ece brier chance majority agreement".split()
 
 
-def group_records(records: Iterable[dict]) -> dict[str, dict[str, list[dict]]]:
-    """Records by sub-task and source, each in the order of the ids. Raises a `ValueError` for an unknown sub-task."""
-    groups: dict[str, dict[str, list[dict]]] = {name: {} for name in SUB_TASKS.values()}
-    for record in sorted(records, key=lambda record: record["id"]):
-        kind = record["task"], record["setting"]
-        if kind not in SUB_TASKS:
-            raise ValueError(
-                f"{record['id']}: unknown task and setting {kind}; there are {', '.join(map(str, SUB_TASKS))}"
-            )
-        groups[SUB_TASKS[kind]].setdefault(record["source"], []).append(record)
-    return {name: sources for name, sources in groups.items() if sources}
-
-
-def columns(rows: list[dict]) -> tuple[list[str], list[str | None]]:
-    return [row["answer"] for row in rows], [row["prediction"] for row in rows]
-
-
-def bootstrap(records: Iterable[dict], seed: int = 0) -> dict[str, np.ndarray]:
+def bootstrap(records: list[dict], seed: int = 0) -> dict[str, np.ndarray]:
     """Macro F1 `(1 + RESAMPLES,)`, the plain one first, by sub-task and for their `"mean"`."""
-    replicates = {}
-    for name, sources in group_records(records).items():
-        scores = []
-        for source, rows in sources.items():
-            weights = bootstrap_weights(f"{rows[0]['task']}/{source}", len(rows), seed)
-            scores.append(weighted_scores(*columns(rows), weights)["macro_f1"])
-        replicates[name] = np.mean(scores, axis=0)
-    return replicates | {"mean": np.mean(list(replicates.values()), axis=0)}
+    return pool(resample(make_groups(records), seed))
 
 
-def interval(replicates: np.ndarray) -> list[float]:
-    """The middle 95% of the resamples."""
-    return np.percentile(replicates[1:], [2.5, 97.5]).tolist()
-
-
-def score_source(rows: list[dict]) -> dict[str, float]:
-    answers, predictions = columns(rows)
-    plain = weighted_scores(answers, predictions, np.ones((1, len(rows))))
-    return {name: float(value[0]) for name, value in plain.items()} | {
+def score_source(group: Group, replicates: np.ndarray) -> dict:
+    rows, truth, guess = group.rows, group.truth, group.guess
+    rate = truth.mean(0)[truth.any(0)]
+    greedy = [row for row in rows if row["greedy"] is not None]
+    answered = [row["prediction"] is not None or bool(row["predictions"]) for row in rows]
+    result = {
+        "macro_f1": float(replicates[0]),
+        **label_scores(truth, guess, group.choices),
+        "auroc": None,
+        "ece": None,
+        "brier": None,
+        "interval": interval(replicates),
         "n": len(rows),
-        "unparsed": predictions.count(None),
-        "chance": 1 / len(rows[0]["choices"]),
-        "majority": max(map(answers.count, set(answers))) / len(rows),
+        "chance": float((2 * rate / (1 + rate)).mean()) if group.several else 1 / len(group.choices),
+        "majority": max(Counter(map(bytes, truth)).values()) / len(rows),
+        "unparsed": sum(not given and not row["error"] for given, row in zip(answered, rows, strict=True)),
+        "errors": dict(Counter(row["error"] for row in rows if row["error"])),
+        "agreement": sum(row["greedy"] == row["prediction"] for row in greedy) / len(greedy) if greedy else None,
+        "confusion": None if group.several else confusion(truth, guess),
     }
+    if group.several:
+        result |= several_scores(truth, guess) | {"threshold": group.threshold}
+    elif group.scored.any():
+        scored, probabilities = truth[group.scored], group.probabilities[group.scored]
+        positive = TASKS[rows[0]["task"]].positive
+        if positive in group.choices:
+            result["auroc"] = auroc(scored, probabilities, group.choices.index(positive))
+        result |= calibration_scores(scored, probabilities)
+        voted, votes = read_shares(rows, "label_distribution", group.choices)
+        voted &= group.scored
+        if voted.any():
+            result |= vote_scores(votes[voted], truth[voted], group.probabilities[voted])
+    return result
 
 
-def average(scores: list[dict[str, float]]) -> dict[str, float]:
-    total = {name: sum(score[name] for score in scores) for name in scores[0]}
-    return {name: value if name in ("n", "unparsed") else value / len(scores) for name, value in total.items()}
+def average(scores: list[dict]) -> dict:
+    """The mean of each score over those that have it, and the sums of what is counted."""
+    means = {}
+    for name in MEANS:
+        values = [score[name] for score in scores if score[name] is not None]
+        means[name] = sum(values) / len(values) if values else None
+    errors = sum((Counter(score["errors"]) for score in scores), Counter())
+    counts = {name: sum(score[name] for score in scores) for name in ("n", "unparsed")}
+    return means | counts | {"errors": dict(errors)}
 
 
 def score(records: list[dict], seed: int = 0) -> dict[str, dict]:
@@ -115,22 +92,33 @@ def score(records: list[dict], seed: int = 0) -> dict[str, dict]:
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
 
     Returns:
-        `dict`: `"scores"`, for each sub-task that is there `macro_f1`, `accuracy`, `interval` (95%, of macro F1), `n`,
-        `chance`, `majority` (accuracy of the most frequent label), `unparsed` and the same by `sources`; and `"mean"`
-        over the sub-tasks.
+        `dict`: `"scores"` has for each sub-task that is there
+
+        - `macro_f1` and its 95% bootstrap `interval`, `accuracy`, `weighted_f1`, `uar` (unweighted average recall),
+        - from probabilities, over the rows that have them, else None: `auroc` of the positive label of a binary task,
+          `ece` and `brier`,
+        - `n`, `chance`, `majority` (accuracy of the most frequent answer), `unparsed` (nothing could be read from the
+          text), `errors` (how many rows by reason), `agreement` (the share of rows asked both ways whose greedily
+          generated label is the prediction, else None),
+        - the same by `sources`, and for each of these `labels` (precision, recall, F1 and n), `confusion` (answers by
+          predictions, in the order of the choices, and a last column for no answer); `cross_entropy` and `top2` where
+          there are votes and probabilities; and for several labels, whose accuracy is that of whole sets and whose
+          confusion is None, `micro_f1`, `samples_f1` and the `threshold`, which has the best macro F1 on the
+          validation rows (None if the answers were generated).
+
+        `"mean"` is over the sub-tasks, each score over those that have it.
 
     Raises:
-        `ValueError`: if there is no record.
+        `ValueError`: if there is no record, or one that can't be scored, as `groups.py` says.
     """
-    if not records:
-        raise ValueError("There are no predictions to score.")
-    replicates = bootstrap(records, seed)
-    scores, plain = {}, []
-    for name, sources in group_records(records).items():
-        by_source = {source: score_source(rows) for source, rows in sources.items()}
-        plain.append(average(list(by_source.values())))
-        scores[name] = plain[-1] | {"interval": interval(replicates[name]), "sources": by_source}
-    return {"scores": scores, "mean": average(plain) | {"interval": interval(replicates["mean"])}}
+    groups = make_groups(records)
+    replicates = resample(groups, seed)
+    pooled = pool(replicates)
+    scores = {}
+    for name, sources in groups.items():
+        by_source = {source: score_source(group, replicates[name][source]) for source, group in sources.items()}
+        scores[name] = average(list(by_source.values())) | {"interval": interval(pooled[name]), "sources": by_source}
+    return {"scores": scores, "mean": average(list(scores.values())) | {"interval": interval(pooled["mean"])}}
 
 
 def paired_difference(first: list[dict], second: list[dict], seed: int = 0) -> dict[str, dict]:
@@ -138,18 +126,98 @@ def paired_difference(first: list[dict], second: list[dict], seed: int = 0) -> d
     What `second` is better by than `first`, on the same samples.
 
     Returns:
-        `dict`: for each sub-task and `"mean"`, `difference` of macro F1 and its 95% paired bootstrap `interval`.
+        `dict`: for each sub-task and `"mean"`, `difference` of macro F1 and its 95% paired bootstrap `interval`, and
+        `p_mcnemar`, of the exact McNemar test on which rows are right, for the mean over the rows of all sub-tasks.
 
     Raises:
-        `ValueError`: if the two do not predict the same samples with the same answers.
+        `ValueError`: if the two do not predict the same samples with the same answers, or can't be scored.
     """
-    samples = [{(record["task"], record["id"], record["answer"]) for record in records} for records in (first, second)]
+    samples, replicates, right = [], [], []
+    for records in (first, second):
+        groups = make_groups(records)
+        parts = {name: list(sources.values()) for name, sources in groups.items()}
+        samples.append(
+            {
+                (row["task"], row["id"], *row["answers"])
+                for sources in parts.values()
+                for group in sources
+                for row in group.rows
+            }
+        )
+        replicates.append(pool(resample(groups, seed)))
+        right.append(
+            {
+                name: np.concatenate([(group.truth == group.guess).all(1) for group in sources])
+                for name, sources in parts.items()
+            }
+        )
+        right[-1]["mean"] = np.concatenate(list(right[-1].values()))
     if samples[0] != samples[1]:
         odd = sorted(samples[0] ^ samples[1])
         raise ValueError(
             f"The predictions are not about the same samples: {len(odd)} are in one only, as {odd[0][1]!r} of "
             f"{odd[0][0]}. Evaluate both on the same dataset, tasks, split, limit and seed."
         )
-    before, after = bootstrap(first, seed), bootstrap(second, seed)
-    differences = {name: after[name] - before[name] for name in before}
-    return {name: {"difference": float(d[0]), "interval": interval(d)} for name, d in differences.items()}
+    before, after = replicates
+    return {
+        name: {
+            "difference": float(after[name][0] - before[name][0]),
+            "interval": interval(after[name] - before[name]),
+            "p_mcnemar": exact_mcnemar(right[0][name], right[1][name]),
+        }
+        for name in before
+    }
+
+
+def baseline(records: list[dict], kind: str, seed: int = 0) -> list[dict]:
+    """
+    The records as a model without eyes would give them.
+
+    Args:
+        records (`list[dict]`): predictions of any model, of which the rows and answers count.
+        kind (`str`): `"majority"` for the most frequent answer of each source among these very answers, the first of
+            its choices of equals, or `"random"` for a uniform draw.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Raises:
+        `ValueError`: for another kind.
+    """
+    if kind not in ("majority", "random"):
+        raise ValueError(f"there is no baseline {kind!r}; choose majority or random.")
+    result = []
+    for name, sources in group_records(records).items():
+        for source, rows in sources.items():
+            choices = rows[0]["choices"]
+            counts = Counter(label for row in rows for label in row["answers"])
+            rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{source}".encode())])
+            drawn = rng.integers(len(choices), size=len(rows))
+            for row, i in zip(rows, drawn, strict=True):
+                label = choices[i] if kind == "random" else max(choices, key=counts.__getitem__)
+                nothing = {"probabilities": None, "text": None, "greedy": None, "error": None}
+                predictions = [label] if allows_several(row) else None
+                result.append(row | nothing | {"prediction": label, "predictions": predictions})
+    return result
+
+
+def reliability(records: list[dict], bins: int = BINS) -> list[dict]:
+    """
+    Confidence against accuracy of the rows that have probabilities and one label, all sources together; the bins
+    without rows are left out.
+
+    Args:
+        records (`list[dict]`): predictions.
+        bins (`int`, *optional*, defaults to 15): how many bins of equal width there are.
+
+    Returns:
+        `list[dict]`: `low`, `high`, mean `confidence`, `accuracy` and `n` of each bin.
+    """
+    confidences, correct = [], []
+    for sources in group_records(records).values():
+        for rows in sources.values():
+            rows = [row for row in rows if row["probabilities"] and not allows_several(row)]
+            if rows:
+                _, probabilities = read_shares(rows, "probabilities", rows[0]["choices"])
+                confidences.append(probabilities.max(1))
+                best = [row["choices"][i] for row, i in zip(rows, probabilities.argmax(1), strict=True)]
+                correct.append(np.array([row["answer"] for row in rows]) == best)
+    return reliability_bins(np.concatenate(confidences), np.concatenate(correct), bins) if confidences else []

@@ -1,12 +1,18 @@
-"""The predictions file: one JSON object a line, appended in batches, and everything else is computed from it.
+"""The predictions file: one JSON object a line, and everything else is computed from it.
 
 | key | |
 |---|---|
-| id, source, task, setting, answer, choices, label_distribution | as in the dataset |
-| prediction | one of `choices`, or null if the generated text names none |
-| probabilities | of `choices` in their order when the labels were scored, else null |
+| id, source, task, setting, answer, answers, choices, label_distribution | as in the dataset |
+| split | that was asked; of sources with several labels, validation rows are there too, to choose the threshold on |
+| prediction | one of `choices`, or null if the text names none or there is an `error`; of several the likeliest |
+| predictions | for a source with several labels, those that the generated text names; else null |
+| probabilities | of `choices` in their order when the labels were scored, else null; see `decoding.label_scores` |
 | text | what was generated, null when the labels were scored |
+| greedy | for some of the scored rows the label that generation gives, "" if its text names none; else null |
+| error | why a row has no answer, else null |
 | emoprompt | null, "answer" or "reason" |
+| input | "all", "text" (grey pictures) or "picture" (without the words that a question quotes) |
+| seconds | the row's share of the time that its batch took |
 """
 
 import hashlib
@@ -17,6 +23,7 @@ from pathlib import Path
 
 
 PREDICTIONS, RESULTS, SETTINGS = "predictions.jsonl", "results.json", "settings.json"
+PART = "predictions.{}.part"  # what a process has answered, until all parts are put together
 
 
 def digest(files: Iterable[Path]) -> str | None:
@@ -30,27 +37,37 @@ def draw_samples(samples: Iterable[str], limit: int, seed: int) -> set[str]:
     return set(sorted(set(samples), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())[:limit])
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_text(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
-def append_predictions(folder: Path, records: list[dict]) -> None:
-    with open(folder / PREDICTIONS, "a", encoding="utf-8") as file:
+def write_json(path: Path, value: dict) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def append_predictions(folder: Path, process: int, records: list[dict]) -> None:
+    with open(folder / PART.format(process), "a", encoding="utf-8") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records))
 
 
-def resume_predictions(folder: Path) -> list[dict]:
-    """What an interrupted run has predicted; a last line that was only written in part is cut off the file."""
-    path = folder / PREDICTIONS
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+def collect_predictions(folder: Path) -> list[dict]:
+    """
+    All that has been answered, by whatever number of processes and however they ended, in one file in the order of
+    tasks and ids. A last line that was only written in part is left out, to be asked again.
+    """
+    parts = sorted(folder.glob(PART.format("*")))
+    files = [folder / PREDICTIONS, *parts]
+    contents = [file.read_bytes() for file in files if file.exists()]
+    lines = [line for content in contents for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    found = {(record["task"], record["id"]): record for record in map(json.loads, lines)}
+    records = [found[key] for key in sorted(found)]
+    if parts:
+        write_text(folder / PREDICTIONS, "".join(json.dumps(record) + "\n" for record in records))
+        for part in parts:
+            part.unlink()
+    return records
 
 
 def read_predictions(folder: str | Path) -> list[dict]:

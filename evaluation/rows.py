@@ -1,66 +1,158 @@
 """The rows that a model is asked, and which of them are asked together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from datasets import Dataset, get_dataset_config_names, load_dataset
+from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
 
 from modeling_emollm.emoprompt import EMOTION_TASKS
 
+from .groups import allows_several
+from .pictures import undecoded
 from .predictions import draw_samples
 
 
-def load_rows(
-    dataset: str, tasks: list[str], split: str, limit: int | None, seed: int
-) -> tuple[dict[str, Dataset], dict[str, int]]:
+MODES = (None, "answer", "reason")  # of EmoPrompt
+COPIED = ("id", "source", "task", "setting", "split", "answer", "answers", "choices", "label_distribution")
+ASKED = ("messages", "instruction", "context", "turns")
+
+
+def sample_of(row_id: str) -> str:
+    """The closed and the open question about a picture are rows of one sample."""
+    return row_id.split("#")[0]
+
+
+def load_split(dataset: str, task: str, split: str, limit: int | None, seed: int) -> Dataset:
+    rows = undecoded(load_dataset(dataset, task, split=split))
+    rows = rows.add_column("split", [split] * len(rows))
+    if limit is None:
+        return rows
+    samples = list(map(sample_of, rows["id"]))
+    kept = draw_samples(samples, limit, seed)
+    return rows.select([i for i, sample in enumerate(samples) if sample in kept])
+
+
+def load_rows(dataset: str, tasks: list[str], split: str, limit: int | None, seed: int) -> dict[str, Dataset]:
     """
-    The split's rows by task. `limit` keeps as many samples of each task, the same for its closed and open question.
-    Rows with several labels are left out, since there is no score for them yet, and so is a task that has no others;
-    how many is the second result.
+    The split's rows by task, with their pictures as they are stored and the column `split`; for sources with several
+    labels also the validation rows, on which the threshold is chosen from which a label counts as given.
+
+    Args:
+        dataset (`str`): folder that `dataset_scripts.build_emobench` made, or Hub id.
+        tasks (`list[str]`): some of the five, or `["all"]` for those that are there.
+        split (`str`): of each task.
+        limit (`int`, *optional*): samples of each task, the same for its closed and open question.
+        seed (`int`): of their draw.
 
     Raises:
-        `ValueError`: if the dataset lacks a task or the split.
+        `ValueError`: if the dataset lacks a task, the split or a column.
     """
     names = get_dataset_config_names(dataset)
     present = [task for task in EMOTION_TASKS if task in names]
     wanted = present if tasks == ["all"] else tasks
     missing = [task for task in wanted if task not in present]
+    build = "Build it with `python -m dataset_scripts.build_emobench`."
     if missing or not wanted:
         raise ValueError(
-            f"{dataset} has no task {', '.join(missing) or 'of EmoBench'}; it has {', '.join(names)}. "
-            "Build it with `python -m dataset_scripts.build_emobench`."
+            f"{dataset} has no task {', '.join(missing) or 'of EmoBench'}; it has {', '.join(names)}. {build}"
         )
-    rows, several = {}, {}
+    rows = {}
     for task in wanted:
         splits = load_dataset(dataset, task)
         if split not in splits:
             raise ValueError(f"{task} of {dataset} has no split {split!r}; it has {', '.join(splits)}.")
-        single = [i for i, answers in enumerate(splits[split]["answers"]) if len(answers) == 1]
-        if len(single) < len(splits[split]):
-            several[task] = len(splits[split]) - len(single)
-        if not single:
-            continue
-        rows[task] = splits[split].select(single)
-        if limit is not None:
-            samples = [row_id.split("#")[0] for row_id in rows[task]["id"]]
-            kept = draw_samples(samples, limit, seed)
-            rows[task] = rows[task].select([i for i, sample in enumerate(samples) if sample in kept])
-    return rows, several
+        table = splits[split].data
+        if absent := [
+            name
+            for name in (*COPIED, *ASKED, "images")
+            if name != "split" and (name not in table.column_names or table[name].null_count)
+        ]:
+            raise ValueError(f"{task} of {dataset} has rows without {', '.join(absent)}. {build}")
+        parts = [load_split(dataset, task, split, limit, seed)]
+        several = {source for source in set(parts[0]["source"]) if allows_several({"task": task, "source": source})}
+        if several and split != "validation" and "validation" in splits:
+            held_out = load_split(dataset, task, "validation", limit, seed)
+            places = [i for i, source in enumerate(held_out["source"]) if source in several]
+            parts.append(held_out.select(places))
+        rows[task] = concatenate_datasets(parts)
+    return rows
 
 
-def batches(rows: Dataset, done: set[str], batch_size: int) -> Iterator[list[int]]:
+@dataclass(frozen=True)
+class Question:
     """
-    Indices of rows not yet done, one setting, label set and number of images a batch; like lengths together, the
-    longest first, so that what does not fit in memory fails at once.
+    What is asked about the samples of a batch.
+
+    Args:
+        setting (`str`): `"closed"` or `"open"`.
+        emoprompt (`str` or `None`): its mode.
+        greedy (`bool`): whether an answer is generated, too, where labels are scored.
     """
-    groups: dict[tuple, list[tuple[int, int]]] = {}
+
+    setting: str
+    emoprompt: str | None
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    Samples with the same questions, number of pictures and label set.
+
+    Args:
+        rows (`Dataset`): of one task.
+        questions (`tuple[Question]`): Q of them.
+        places (`list[tuple[int]]`): for each sample its rows, one for each question.
+    """
+
+    rows: Dataset
+    questions: tuple[Question, ...]
+    places: list[tuple[int, ...]]
+
+
+def make_batches(
+    rows: Dataset,
+    modes: Iterable[str | None],
+    batch_size: int,
+    done: set[tuple[str, str | None]] = frozenset(),
+    greedy: set[str] = frozenset(),
+) -> list[Batch]:
+    """
+    What is not done yet, like lengths together, the longest first, so that what does not fit in memory fails at once.
+
+    Args:
+        rows (`Dataset`): of one task, as [`load_rows`] gives them.
+        modes (`Iterable`): of EmoPrompt, in each of which everything is asked.
+        batch_size (`int`): samples.
+        done (`set`, *optional*): ids and modes that are answered already.
+        greedy (`set[str]`, *optional*): samples whose closed questions are also answered by generation.
+
+    Raises:
+        `ValueError`: for a clip that is stored without frames.
+    """
+    samples: dict[tuple, list[int]] = {}
     columns = rows.select_columns(["id", "setting", "choices", "instruction", "messages"])
-    for i, row in enumerate(columns):
-        if row["id"] not in done:
-            images = sum(item["type"] == "image" for item in row["messages"][0]["content"])
-            if not images:
-                raise ValueError(f"{row['id']} is a clip without frames: build the dataset again with --video frames.")
-            key = images, row["setting"], tuple(row["choices"])
-            groups.setdefault(key, []).append((len(row["instruction"]), i))
-    for key in sorted(groups, reverse=True):
-        indices = [i for _, i in sorted(groups[key], reverse=True)]
-        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+    facts = []
+    for place, row in enumerate(columns):
+        images = sum(item["type"] == "image" for item in row["messages"][0]["content"])
+        if not images:
+            raise ValueError(f"{row['id']} is a clip without frames: build the dataset again with --video frames.")
+        samples.setdefault(sample_of(row["id"]), []).append(place)
+        facts.append((images, row["setting"], tuple(row["choices"]), len(row["instruction"]), row["id"]))
+    groups: dict[tuple, list[tuple]] = {}
+    for name, places in samples.items():
+        todo = [
+            (place, Question(facts[place][1], mode, name in greedy and facts[place][1] == "closed"))
+            for mode in modes
+            for place in places
+            if (facts[place][-1], mode) not in done
+        ]
+        if todo:
+            kept, questions = zip(*todo, strict=True)
+            key = facts[places[0]][0], facts[places[0]][2], questions
+            groups.setdefault(key, []).append((max(facts[place][3] for place in places), kept))
+    batches = []
+    for (_, _, questions), found in sorted(groups.items(), key=lambda group: (-group[0][0], repr(group[0]))):
+        places = [kept for _, kept in sorted(found, reverse=True)]
+        batches += [Batch(rows, questions, places[i : i + batch_size]) for i in range(0, len(places), batch_size)]
+    return batches

@@ -1,29 +1,58 @@
 """
-Evaluate a vision-language model, foundation or EmoLLM, on an EmoBench folder.
+Evaluate a vision-language model, foundation, EmoLLM or endpoint, on EmoBench.
 
-python -m evaluation.run --model models/EmoLLM --dataset EmoBench --tasks all --output results/EmoLLM
-python -m evaluation.run --model models/EmoLLM --dataset EmoBench --emoprompt answer --output results/EmoLLM-EmoPrompt
+python -m evaluation.run --model models/EmoLLM --dataset EmoBench --output results/EmoLLM
 
-The same command again resumes an interrupted run.
+# Without EmoPrompt and with it, each in a folder of its own; pictures are encoded once for both
+python -m evaluation.run --model models/EmoLLM --dataset EmoBench --emoprompt none answer \
+    --output results/EmoLLM results/EmoLLM-EmoPrompt
+
+# Baselines: what the words alone give away, and the pictures alone
+python -m evaluation.run --model models/EmoLLM --dataset EmoBench --input text --output results/EmoLLM-text
+python -m evaluation.run --model models/EmoLLM --dataset EmoBench --input picture --output results/EmoLLM-picture
+
+# On eight GPUs, and behind an endpoint, whose key is in OPENAI_API_KEY
+accelerate launch --num_processes 8 -m evaluation.run --model USER/EmoLLM --dataset EmoBench --output results/EmoLLM
+python -m evaluation.run --model https://HOST/v1 --endpoint-model NAME --dataset EmoBench --output results/NAME
+
+The same command again resumes an interrupted run, with any number of processes.
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
 import torch
 import transformers
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
+from .endpoint import Asking
+from .general import score_general
 from .metrics import score
-from .predictions import RESULTS, SETTINGS, append_predictions, digest, resume_predictions, write_json
-from .rows import batches, load_rows
-from .scoring import answer_rows
+from .predictions import (
+    RESULTS,
+    SETTINGS,
+    append_predictions,
+    collect_predictions,
+    digest,
+    draw_samples,
+    write_json,
+)
+from .rationales.teachers import Endpoint, TeacherError
+from .rows import MODES, load_rows, make_batches, sample_of
+from .scoring import INPUTS, LABEL_SCORES, Preparation, answer_batch
 
 
 def check_settings(folder: Path, settings: dict) -> None:
@@ -41,81 +70,222 @@ def check_settings(folder: Path, settings: dict) -> None:
         )
 
 
-def main(args: argparse.Namespace) -> None:
-    emoprompt = None if args.emoprompt == "none" else args.emoprompt
-    settings = {
-        "model": args.model,
-        "revision": args.revision,
-        "dataset": args.dataset,
-        "tasks": args.tasks,
-        "emoprompt": emoprompt,
-        "emoprompt_wording": hashlib.sha256(PROLOGUE.encode()).hexdigest()[:16] if emoprompt else None,
-        "split": args.split,
-        "limit": args.limit,
-        "seed": args.seed,
-        "model_files": digest(Path(args.model).glob("*")),
-        "dataset_files": digest(Path(args.dataset).rglob("*.parquet")),
-    }
-    rows, several = load_rows(args.dataset, args.tasks, args.split, args.limit, args.seed)
-    if unscored := sorted(several.keys() - rows.keys()):
-        raise ValueError(
-            f"All rows of {', '.join(unscored)} have several labels, which are not scored yet: name other --tasks."
-        )
-    for task, number in several.items():
-        print(f"{task}: {number} rows with several labels are left out, they are not scored yet")
-    check_settings(args.output, settings)
-    records = resume_predictions(args.output)
+class Run:
+    """
+    One command: a model, the rows that it is asked, and a folder for each mode of EmoPrompt.
 
-    todo = []
-    for task, task_rows in rows.items():
-        done = {record["id"] for record in records if record["task"] == task}
-        todo += [(task_rows, batch) for batch in batches(task_rows, done, args.batch_size)]
-    if todo:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        source = {"revision": args.revision, "trust_remote_code": True}
-        model = AutoModelForImageTextToText.from_pretrained(args.model, **source).to(device).eval()
-        processor = AutoProcessor.from_pretrained(args.model, **source)
-        if emoprompt:
+    Args:
+        args (`argparse.Namespace`): of the command line.
+        state (`PartialState`): the processes, which share the batches.
+
+    Raises:
+        `ValueError`: for modes without a folder each, a folder of another run, and what [`load_rows`] refuses.
+    """
+
+    def __init__(self, args: argparse.Namespace, state: PartialState):
+        self.args, self.state = args, state
+        self.is_endpoint = args.model.startswith(("http://", "https://"))
+        modes = [None if mode == "none" else mode for mode in args.emoprompt]
+        if len(set(modes)) < len(modes) or len(set(args.output)) < len(modes) or len(args.output) != len(modes):
+            raise ValueError(
+                f"--emoprompt {' '.join(args.emoprompt)} needs as many different --output folders, one for each mode; "
+                f"there are {len(args.output)}."
+            )
+        if self.is_endpoint and state.num_processes > 1:
+            raise ValueError(f"{state.num_processes} processes ask one endpoint: start one, and raise --concurrency.")
+        if self.is_endpoint and args.label_score != "likelihood":
+            raise ValueError(f"--label-score {args.label_score} needs a model in this process, not {args.model}.")
+        self.folders = dict(zip(modes, args.output, strict=True))
+        self.rows = load_rows(args.dataset, args.tasks, args.split, args.limit, args.seed)
+        self.total = len(modes) * sum(map(len, self.rows.values()))
+
+    def settings(self, mode: str | None) -> dict:
+        args = self.args
+        return {
+            "model": args.model,
+            "revision": args.revision,
+            "endpoint_model": args.endpoint_model,
+            "dataset": args.dataset,
+            "tasks": args.tasks,
+            "emoprompt": mode,
+            "emoprompt_wording": hashlib.sha256(PROLOGUE.encode()).hexdigest()[:16] if mode else None,
+            "input": args.input,
+            "label_score": args.label_score,
+            "split": args.split,
+            "limit": args.limit,
+            "agreement": args.agreement,
+            "general": args.general,
+            "seed": args.seed,
+            "model_files": digest(Path(args.model).glob("*")),
+            "dataset_files": digest(Path(args.dataset).rglob("*.parquet")),
+        }
+
+    def collect(self) -> dict[str | None, list[dict]]:
+        """The records of each mode so far; all processes call it together."""
+        if self.state.is_main_process:
+            for folder in self.folders.values():
+                collect_predictions(folder)
+        self.state.wait_for_everyone()
+        return {mode: collect_predictions(folder) for mode, folder in self.folders.items()}
+
+    def batches(self, records: dict[str | None, list[dict]]) -> list:
+        done = {(r["task"], r["id"], mode) for mode, answered in records.items() for r in answered}
+        batches = []
+        for task, rows in self.rows.items():
+            samples = {sample_of(name) for name in rows["id"]}
+            greedy = set() if self.is_endpoint else draw_samples(samples, self.args.agreement, self.args.seed)
+            answered = {(name, mode) for asked, name, mode in done if asked == task}
+            batches += make_batches(rows, self.folders, self.args.batch_size, answered, greedy)
+        return batches
+
+    def answer(self, records: dict[str | None, list[dict]]) -> None:
+        """Asks what is not answered yet; each process its share."""
+        batches = self.batches(records)[self.state.process_index :: self.state.num_processes]
+        todo = sum(len(batch.places) * len(batch.questions) for batch in batches)
+        answered = [record for mode in records for record in records[mode]]
+        count = {"right": sum(r["prediction"] == r["answer"] for r in answered), "all": len(answered)}
+        name = f"{self.args.output[0]}" + (f" +{len(self.folders) - 1}" if len(self.folders) > 1 else "")
+        with tqdm(
+            total=count["all"] + todo,
+            initial=count["all"],
+            desc=name,
+            unit="row",
+            disable=not self.state.is_main_process,
+        ) as progress:
+
+            def keep(new: list[dict]) -> None:
+                for mode, folder in self.folders.items():
+                    append_predictions(folder, self.state.process_index, [r for r in new if r["emoprompt"] == mode])
+                count["right"] += sum(record["prediction"] == record["answer"] for record in new)
+                count["all"] += len(new)
+                progress.update(len(new))
+                progress.set_postfix(accuracy=f"{count['right'] / count['all']:.3f}")
+
+            if batches:
+                (self.ask_endpoint if self.is_endpoint else self.ask_model)(batches, keep, bool(answered))
+
+    def ask_endpoint(self, batches: list, keep: Callable, answered: bool) -> None:
+        args = self.args
+        limits = (args.concurrency, args.requests_per_minute, args.timeout)
+        endpoint = Endpoint(args.model, args.endpoint_model, args.max_tokens, *limits)
+        asking = Asking(endpoint, lambda record: keep([record]), args.input, answered)
+        asyncio.run(asking.run(batches))
+        if asking.unanswered:
+            raise TeacherError(f"{asking.unanswered} rows were not answered: {asking.error}")
+
+    def ask_model(self, batches: list, keep: Callable, answered: bool) -> None:
+        model, processor = self.load_model()
+        prepared = Preparation(batches, processor, self.args.input, self.args.label_score)
+        # Workers decode and resize while the device computes; without one they would take its cores.
+        workers = 4 if self.state.device.type == "cuda" else 0
+        for batch in DataLoader(prepared, batch_size=None, num_workers=workers):
+            keep(answer_batch(model, processor, batch, self.args.label_score))
+
+    def load_model(self) -> tuple:
+        source = {"revision": self.args.revision, "trust_remote_code": True}
+        model = AutoModelForImageTextToText.from_pretrained(self.args.model, **source).to(self.state.device).eval()
+        processor = AutoProcessor.from_pretrained(self.args.model, **source)
+        if not processor.chat_template:
+            raise ValueError(
+                f"{self.args.model} has no chat template, without which nobody knows how to ask it: set "
+                "`processor.chat_template` to the one of its model card, and save it beside the model."
+            )
+        if any(self.folders):
             attach_emoprompt(processor)
-    total = sum(map(len, rows.values()))
-    correct = sum(record["prediction"] == record["answer"] for record in records)
-    with tqdm(total=total, initial=len(records), desc=str(args.output), unit="row") as progress:
-        for task_rows, batch in todo:
-            answered = answer_rows(model, processor, [task_rows[i] for i in batch], emoprompt)
-            append_predictions(args.output, answered)
-            records += answered
-            correct += sum(record["prediction"] == record["answer"] for record in answered)
-            progress.update(len(batch))
-            progress.set_postfix(accuracy=f"{correct / len(records):.3f}")
+        return model, processor
 
-    names = ("model", "revision", "dataset", "split", "emoprompt", "emoprompt_wording", "seed", "limit")
-    results = {name: settings[name] for name in names} | {
-        "versions": {library.__name__: library.__version__ for library in (torch, transformers, datasets)},
-        "n": len(records),
-        "rows_with_several_labels": several,
-        **score(records, args.seed),
-    }
-    write_json(args.output / RESULTS, results)
-    for name, scores in [*results["scores"].items(), ("mean", results["mean"])]:
-        low, high = scores["interval"]
-        print(
-            f"{name:8} macro F1 {scores['macro_f1']:.3f} [{low:.3f}, {high:.3f}]  accuracy {scores['accuracy']:.3f}  "
-            f"chance {scores['chance']:.3f}  majority {scores['majority']:.3f}  n {scores['n']}"
-        )
+    def general(self) -> dict | None:
+        """How well the model still does what it was not fine-tuned for; once, whatever the modes."""
+        if not self.args.general:
+            return None
+        for folder in self.folders.values():
+            if (folder / RESULTS).exists():
+                return json.loads((folder / RESULTS).read_text())["general"]
+        model, processor = self.load_model()
+        return score_general(model, processor, self.args.general, self.args.batch_size, self.args.seed)
+
+    def report(self, records: dict[str | None, list[dict]]) -> None:
+        general = self.general()
+        for mode, folder in self.folders.items():
+            settings = self.settings(mode)
+            names = ("model", "revision", "endpoint_model", "dataset", "split", "emoprompt", "emoprompt_wording")
+            names += ("input", "label_score", "seed", "limit")
+            results = {name: settings[name] for name in names} | {
+                "versions": {library.__name__: library.__version__ for library in (torch, transformers, datasets)},
+                "n": len(records[mode]),
+                "seconds": sum(record["seconds"] for record in records[mode]),
+                "general": general,
+                **score(records[mode], self.args.seed),
+            }
+            write_json(folder / RESULTS, results)
+            print(f"{folder}:")
+            for name, scores in [*results["scores"].items(), ("mean", results["mean"])]:
+                low, high = scores["interval"]
+                print(
+                    f"{name:8} macro F1 {scores['macro_f1']:.3f} [{low:.3f}, {high:.3f}]  accuracy "
+                    f"{scores['accuracy']:.3f}  chance {scores['chance']:.3f}  majority {scores['majority']:.3f}  "
+                    f"n {scores['n']}"
+                )
+
+
+def main(args: argparse.Namespace) -> None:
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():  # the first one fills the dataset's cache
+        run = Run(args, state)
+    lock = nullcontext()
+    if state.is_main_process:
+        for mode, folder in run.folders.items():
+            check_settings(folder, run.settings(mode))
+        lock = FileLock(args.output[0] / ".lock", timeout=0)
+    state.wait_for_everyone()
+    try:
+        with lock:
+            run.answer(run.collect())
+            state.wait_for_everyone()
+            records = run.collect()
+            if state.is_main_process:
+                run.report(records)
+    except Timeout as error:
+        raise ValueError(
+            f"Another command writes {args.output[0]}: wait for it, or choose another --output."
+        ) from error
+    except TeacherError as error:
+        print(f"{error}\nWhat is answered is kept; the same command again goes on.", file=sys.stderr)
+        sys.exit(1)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id; its own code, if it has any, is trusted")
+    parser.add_argument("--model", required=True, help="folder, Hub id or http(s)://.../v1; its own code is trusted")
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--dataset", required=True, help="folder that dataset_scripts.build_emobench made, or Hub id")
     parser.add_argument("--tasks", nargs="+", default=["all"], help=f"all, or some of {' '.join(EMOTION_TASKS)}")
-    parser.add_argument("--output", required=True, type=Path, help="folder for predictions and scores")
-    parser.add_argument("--emoprompt", default="none", choices=["none", "answer", "reason"])
+    parser.add_argument(
+        "--output",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="for predictions and scores, a folder a mode of EmoPrompt",
+    )
+    parser.add_argument("--emoprompt", nargs="+", default=["none"], choices=[str(mode or "none") for mode in MODES])
+    parser.add_argument(
+        "--input", default="all", choices=INPUTS, help="text: grey pictures; picture: without the words quoted"
+    )
+    parser.add_argument("--label-score", default="likelihood", choices=LABEL_SCORES, help="of closed questions")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, help="samples a task, drawn by --seed")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0, help="of --limit and the bootstrap intervals")
+    parser.add_argument(
+        "--agreement", type=int, default=8, help="samples a task whose label is also generated, to compare with"
+    )
+    parser.add_argument("--general", help="dataset of conversations, folder or Hub id, to see what is forgotten")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples")
+    parser.add_argument("--seed", type=int, default=0, help="of --limit, --agreement and the bootstrap intervals")
+    endpoint = parser.add_argument_group("endpoint", "whose key, if it needs one, is in OPENAI_API_KEY")
+    endpoint.add_argument("--endpoint-model", help="its name there; by default the only one that is listed")
+    endpoint.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+    endpoint.add_argument("--requests-per-minute", type=float)
+    endpoint.add_argument("--timeout", type=float, default=120, help="seconds until a request is repeated")
+    endpoint.add_argument("--max-tokens", type=int, default=1024, help="of an answer; a thinker needs more")
     return parser
 
 

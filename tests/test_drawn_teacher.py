@@ -257,11 +257,11 @@ def test_command(drawn_dataset, rows, stop):
         try:
             line = process.stdout.readline()
             (url,) = re.findall(r"http://127\.0\.0\.1:\d+/v1", line)
-            with urllib.request.urlopen(f"{url}/models", timeout=30) as response:
+            with urllib.request.urlopen(f"{url}/models", timeout=300) as response:
                 assert [model["id"] for model in json.load(response)["data"]] == ["emobench-drawn-teacher"]
             assert ask(url, with_picture(rows[-1])).endswith(f"\nAnswer: {rows[-1]['answer']}")
             process.send_signal(stop)
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=300) == 0
             assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()

@@ -231,7 +231,9 @@ def test_low_precision(foundation, emollm, inputs):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantized_foundation_beside_mvp_as_it_is(foundation, inputs, bits, tmp_path):
+def test_a_quantized_foundation_beside_mvp_as_it_is(foundation, inputs, bits, tmp_path, monkeypatch):
+    # On CPUs with bf16, bitsandbytes packs 4-bit weights anew, which rounds their scales and fails below 64 channels.
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     quantized = {"quantization_config": BitsAndBytesConfig(**{f"load_in_{bits}bit": True})}
     plain, model = plain_foundation(foundation, **quantized), upgrade(foundation, **quantized)
     names = {f"model.foundation.{name}" for name in quantized_in(plain)}

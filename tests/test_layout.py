@@ -16,7 +16,11 @@ LIBRARIES = ("modeling_emollm", "dataset_scripts")  # import nothing of ours
 # huggingface_hub comes with transformers, whose configurations are declared by its `strict`.
 MODEL_NEEDS = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 ROOMS = (*LIBRARIES, "evaluation", "training", "train_sft", "model_cards", "benchmarks")
-MAY_IMPORT = {"training": {"evaluation"}, "train_sft": {"training"}, "benchmarks": {"training"}}  # beside LIBRARIES
+MAY_IMPORT = {  # beside LIBRARIES
+    "training": {"evaluation"},
+    "train_sft": {"training"},
+    "benchmarks": {"training", "evaluation"},
+}
 FILES = sorted(file for room in ROOMS for file in [*ROOT.glob(f"{room}.py"), *ROOT.glob(f"{room}/**/*.py")])
 
 
@@ -105,7 +109,7 @@ def test_every_import_is_allowed():
         ("dataset_scripts/readers/a.py", "try:\n    import transformers\nexcept ImportError:\n    pass"),
         ("dataset_scripts/a.py", "import modeling_emollm"),
         ("evaluation/a.py", "from benchmarks import overhead"),
-        ("benchmarks/a.py", "import evaluation.metrics"),
+        ("benchmarks/a.py", "import model_cards.card"),
         ("model_cards/a.py", "from evaluation.metrics import summarise"),
         ("train_sft.py", "from benchmarks.demo import main"),
         ("train_sft.py", "import evaluation.metrics"),

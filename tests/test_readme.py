@@ -34,7 +34,7 @@ def clone(tmp_path_factory):
 def test_every_command_and_snippet_runs(clone):
     (_, make), *rest = blocks("bash", "python")
     assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]  # run by CI
-    script = []
+    script = ["trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"]  # else what runs on holds the pipes open
     for language, group in itertools.groupby(rest, key=lambda block: block[0]):
         text = "".join(block for _, block in group)  # snippets go on with each other's variables
         script.append(f"python - <<'SNIPPETS'\n{text}SNIPPETS\n" if language == "python" else text)

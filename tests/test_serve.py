@@ -92,12 +92,12 @@ def serve(log: Path, *options: str):
 
 def client_of(process: subprocess.Popen, port: int, log: Path) -> openai.OpenAI:
     """Waits until the server answers."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while True:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0, timeout=60)
+            return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0, timeout=300)
         time.sleep(0.1)
 
 

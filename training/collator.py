@@ -14,10 +14,11 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 from trl.data_utils import common_prefix_length
 
+from evaluation.pictures import PictureError, decode_picture
 from modeling_emollm import EMOTION_TASKS
 from modeling_emollm.emoprompt import process_texts, render_chat
 
-from .data import GREY, PictureError, decode_picture, picture_size
+from .data import GREY, picture_size
 from .encoding import QUESTION
 from .features import FeatureCache
 

@@ -10,9 +10,7 @@ import pyarrow.compute as pc
 from accelerate import PartialState
 from datasets import (
     Dataset,
-    DatasetInfo,
     Features,
-    Image,
     Json,
     List,
     Value,
@@ -26,13 +24,12 @@ from transformers.utils import logging
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
 from dataset_scripts.media import BROKEN
+from evaluation.pictures import PICTURES, grey_picture, undecoded
 
 
 logger = logging.get_logger(__name__)
 
 COLUMNS = ["id", "task", "images", "rationale", "messages"]
-# Pictures stay bytes until a worker needs them, which also spares those that decode twice what is in a list.
-PICTURES = List(Image(decode=False))
 ROW = Features(
     {
         "id": Value("string"),
@@ -48,28 +45,12 @@ GREY_SIZE = (64, 64)
 
 def _grey() -> dict:
     file = io.BytesIO()
-    PIL.Image.new("RGB", GREY_SIZE, (128, 128, 128)).save(file, "PNG")
+    grey_picture(GREY_SIZE).save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}
 
 
 # What stands in for a picture that can't be decoded, and in a batch that has none.
 GREY = _grey()
-
-
-class PictureError(Exception):
-    """A picture that can't be decoded; its message is a category that is counted."""
-
-
-def decode_picture(image: dict) -> PIL.Image.Image:
-    """A picture of a row, turned as its EXIF data say."""
-    try:
-        return Image().decode_example(image)
-    except FileNotFoundError as error:
-        raise PictureError("picture missing") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise PictureError("picture too large to decode") from error
-    except BROKEN as error:
-        raise PictureError("picture broken or truncated") from error
 
 
 def picture_size(image: pa.StructScalar) -> tuple[int, int]:
@@ -83,18 +64,6 @@ def picture_size(image: pa.StructScalar) -> tuple[int, int]:
             return picture.size if turned else picture.size[::-1]
     except (PIL.Image.DecompressionBombError, AttributeError, *BROKEN):
         return GREY_SIZE
-
-
-def undecoded(rows: Dataset) -> Dataset:
-    """The same rows with their pictures as `{"bytes": ..., "path": ...}`; a cast would copy them to the disk first."""
-    pictures = {Image: Image(decode=False), List: PICTURES}
-    features = Features(
-        {
-            name: pictures[type(feature)] if "Image(" in repr(feature) else feature
-            for name, feature in rows.features.items()
-        }
-    )
-    return Dataset(rows.data, DatasetInfo(features=features), rows.split)
 
 
 def filled(column: pa.ChunkedArray) -> int:

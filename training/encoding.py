@@ -14,17 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from transformers import PreTrainedModel, ProcessorMixin
 
+from evaluation.decoding import foundation_of
 from modeling_emollm.emoprompt import process_texts, render_chat
 
 
 REFUSED = "can't be had from single pictures. Leave feature_cache out for this foundation."
 QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
-
-
-def foundation_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The foundation in an EmoLLM, the model itself else."""
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(model, "foundation", model)
 
 
 def digest_weights(foundation: PreTrainedModel) -> str:

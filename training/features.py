@@ -19,15 +19,16 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from evaluation.decoding import foundation_of
+from evaluation.pictures import PictureError, decode_picture
 from modeling_emollm.emoprompt import process_texts, render_chat
 
-from .data import GREY, PictureError, decode_picture
+from .data import GREY
 from .encoding import (
     QUESTION,
     REFUSED,
     digest_weights,
     encode,
-    foundation_of,
     is_size,
     join,
     prepare,

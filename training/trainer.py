@@ -13,7 +13,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer import TRAINER_STATE_NAME, TrainerState, logger
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from .checkpoints import StopOnSignal, complete_checkpoints, ignore_signals, not_written
 from .features import with_encoder_outputs
@@ -22,8 +22,24 @@ from .validation import Validation, score_of_model
 
 CARD = Path(__file__).parents[1] / "model_cards" / "emollm.md.jinja"
 
-# TRL's defaults of what this loss and this collator leave no room for.
-FIXED = {"loss_type": "nll", "label_smoothing_factor": 0.0, "packing": False, "padding_free": False}
+# TRL's defaults of what this loss, this collator and this order of the rows leave no room for.
+FIXED = {
+    "assistant_only_loss": False,
+    "chat_template_path": None,
+    "completion_only_loss": None,
+    "dataset_kwargs": None,
+    "dataset_num_proc": None,
+    "dataset_text_field": "text",
+    "eval_packing": None,
+    "label_smoothing_factor": 0.0,
+    "loss_type": "nll",
+    "packing": False,
+    "pad_to_multiple_of": None,
+    "pad_token": None,
+    "padding_free": False,
+    "shuffle_dataset": False,
+    "truncation_mode": "keep_start",
+}
 
 
 class EpochSampler(Sampler):
@@ -67,7 +83,8 @@ class EmoLLMTrainer(SFTTrainer):
 
     def __init__(
         self,
-        *args,
+        *,
+        args: SFTConfig,
         datasets: list[str],
         lengths: list[int] | None = None,
         dataset_weights: list[float] | None = None,
@@ -75,12 +92,12 @@ class EmoLLMTrainer(SFTTrainer):
         validation: Validation | None = None,
         **kwargs,
     ):
+        for name, value in FIXED.items():  # first, as TRL replaces a chat template right away
+            if getattr(args, name) != value:
+                raise ValueError(f"{name}={getattr(args, name)} would have no effect here; leave it out.")
         self.lengths = lengths
-        super().__init__(*args, **kwargs)
+        super().__init__(args=args, **kwargs)
         self.model_accepts_loss_kwargs |= not self.aux_loss_enabled  # the loss is ours, whatever the model's
-        for name, value in FIXED.items():
-            if getattr(self.args, name) != value:
-                raise ValueError(f"{name}={getattr(self.args, name)} would have no effect here; leave it out.")
         if self.args.use_liger_kernel and self.model.config.model_type == "emollm":
             raise ValueError("use_liger_kernel=True would have no effect, as Liger knows no EmoLLM; leave it out.")
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

@@ -4,18 +4,16 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
-from PIL.Image import DecompressionBombError
+from datasets import get_dataset_config_names, get_dataset_split_names
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, ProcessorMixin, Trainer, TrainerState
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 from trl import SFTConfig
 
-from dataset_scripts.media import BROKEN
 from evaluation.metrics import score
-from evaluation.rows import batches, load_rows
-from evaluation.scoring import answer_rows
+from evaluation.rows import load_rows, make_batches
+from evaluation.scoring import Preparation, answer_batch
 from modeling_emollm import EMOTION_TASKS
 
 
@@ -53,8 +51,7 @@ class Validation:
         if samples < 1:
             raise ValueError(f"eval_samples={samples} must be at least 1; to score nothing set eval_strategy to no.")
         self.processor = processor
-        self.emoprompt = emoprompt
-        self.batches: list[tuple[Dataset, list[int]]] = []
+        batches = []
         for dataset in datasets:
             name, _, chosen = dataset.partition(":")
             configs = chosen.split(",") if chosen else get_dataset_config_names(name)
@@ -63,11 +60,10 @@ class Validation:
                 for task in EMOTION_TASKS
                 if task in configs and "validation" in get_dataset_split_names(name, task)
             ]
-            rows, several = load_rows(name, tasks, "validation", samples, seed) if tasks else ({}, {})
-            for task, number in several.items():
-                logger.warning(f"{name}:{task}: {number} validation rows with several labels are not scored.")
+            rows = load_rows(name, tasks, "validation", samples, seed) if tasks else {}
             for task_rows in rows.values():
-                self.batches += [(task_rows, batch) for batch in batches(task_rows, set(), batch_size)]
+                batches += make_batches(task_rows, [emoprompt], batch_size)
+        self.batches = Preparation(batches, processor)
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
         """
@@ -84,29 +80,24 @@ class Validation:
         Raises:
             `ValueError`: if no picture of any row can be decoded.
         """
-        if not self.batches:
+        if not len(self.batches):
             return {}
         accelerator = trainer.accelerator
         sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        share = self.batches if sharded else self.batches[accelerator.process_index :: accelerator.num_processes]
+        everything = range(len(self.batches))
+        share = everything if sharded else everything[accelerator.process_index :: accelerator.num_processes]
         model = accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         quiet = trainer.args.disable_tqdm or not accelerator.is_main_process
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-        training, records, broken = model.training, [], []
+        training, records = model.training, []
         model.eval()
         with torch.random.fork_rng(devices), accelerator.autocast():
-            for rows, batch in tqdm(share, desc="Validation", unit="batch", leave=False, disable=quiet):
-                readable = []
-                for i in batch:
-                    try:
-                        readable.append(rows[i])
-                    except (*BROKEN, DecompressionBombError):
-                        broken.append(rows.select_columns(["id"])[i]["id"])
-                if readable:
-                    records += answer_rows(model, self.processor, readable, self.emoprompt)
+            for number in tqdm(share, desc="Validation", unit="batch", leave=False, disable=quiet):
+                records += answer_batch(model, self.processor, self.batches[number])
         model.train(training)
-        if not sharded:
-            records, broken = gather_object(records), gather_object(broken)
+        records = records if sharded else gather_object(records)
+        broken = [record["id"] for record in records if record["error"]]
+        records = [record for record in records if not record["error"]]
         if broken and accelerator.is_main_process:
             logger.warning(
                 f"{len(broken)} of {len(broken) + len(records)} validation rows are not scored, since their pictures "
@@ -134,7 +125,7 @@ def early_stopping(patience: int, training_args: SFTConfig, validation: Validati
         raise ValueError(f"{given} must be at least 1; to train to the end leave it out.")
     if validation is None:
         raise ValueError(f"{given} needs scores, but eval_strategy=no: set it to steps or epoch.")
-    if not validation.batches:
+    if not len(validation.batches):
         raise ValueError(f"{given} needs scores, but no dataset has validation rows of a task of EmoBench to score.")
     # load_best_model_at_end alone makes it the loss.
     ours = {None, MEAN, f"eval_{MEAN}"} | ({"loss"} if args.load_best_model_at_end else set())

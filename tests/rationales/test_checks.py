@@ -137,11 +137,11 @@ def test_several_labels_below_each_other_are_read():
 
 @pytest.mark.parametrize("text", ["\n" * 40_000, ":" * 40_000 + "x", "answer" + "\n" * 40_000])
 def test_degenerate_replies_take_no_time(text):
-    start = time.monotonic()
+    start = time.process_time()
     checks.withhold_answer(text, checks.Sample("", "drawn", "hate_detection", "", ["no", "yes"], "no", ["no"], []))
     checks.ANSWER[True].sub("", text)
     checks.ANSWER[False].sub("", text)
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_samples_with_several_labels(tmp_path):

@@ -13,10 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
+from evaluation.pictures import decode_picture
 from modeling_emollm import answer_token_ids, attach_emoprompt
 from modeling_emollm.emoprompt import process_texts
 from training.collator import EmoBenchCollator, token_lengths
-from training.data import GREY, ROW, decode_picture, load_mixture
+from training.data import GREY, ROW, load_mixture
 
 
 # --- What is learned from a row

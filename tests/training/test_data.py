@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 from sft_run import question
 from transformers.utils import logging
 
-from training.data import COLUMNS, PictureError, decode_picture, load_mixture
+from evaluation.pictures import PictureError, decode_picture
+from training.data import COLUMNS, load_mixture
 
 
 def save(folder: Path, rows: list[dict], features: Features | None = None) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from process_fsdp import learn, make
 from process_train import train
 from safetensors.torch import load_file
 from sft_run import RECIPE, ROOT, options, words
+from torch.distributed import TCPStore
 from transformers import AutoModelForImageTextToText
 
 from training.data import load_mixture
@@ -51,11 +51,9 @@ RUNS = {**EQUAL, "dropout": DROPOUT, "again": DROPOUT, "saved": {**DROPOUT, "sav
 
 def run_two(*commands: list) -> list[tuple[int, str]]:
     """Exit code and output of two processes, in the environment that `torchrun` gives them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}", **shared}
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # holds the port, as torchrun's does
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}", "TORCHELASTIC_USE_AGENT_STORE": "True", **shared}
     processes = [
         subprocess.Popen(
             [sys.executable, *map(str, commands[rank % len(commands)])],
@@ -68,7 +66,7 @@ def run_two(*commands: list) -> list[tuple[int, str]]:
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate(timeout=1200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

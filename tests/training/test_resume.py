@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,14 +37,15 @@ FIELDS = {
     "save_steps": 3,
     "logging_steps": 1,
 }
-# `train_sft.py` that writes down its batches, and kills itself in a step or in the middle of writing a checkpoint.
+# `train_sft.py` that writes down its batches, and in a step stops itself and its workers, as a scheduler does, or
+# kills itself, or does so in the middle of writing a checkpoint.
 DRIVER = """
 import os, runpy, signal, sys
 import torch
 from training.trainer import EmoLLMTrainer
 
 script, seen, place, step = sys.argv[1], open(sys.argv[2], "a"), sys.argv[3], int(sys.argv[4])
-compute_loss, save = EmoLLMTrainer.compute_loss, torch.save
+compute_loss, save, sent = EmoLLMTrainer.compute_loss, torch.save, []
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -53,6 +53,8 @@ def die():
 def noted(self, model, inputs, *args, **kwargs):
     if place == "step" and self.state.global_step == step - 1:
         die()
+    if place == "stop" and self.state.global_step == step - 1 and not sent:
+        sent.append(os.killpg(0, signal.SIGTERM))
     seen.write(f"{self.state.global_step} {inputs['input_ids'].tolist()}\\n")
     seen.flush()
     return compute_loss(self, model, inputs, *args, **kwargs)
@@ -85,11 +87,13 @@ def dataset(drawn_dataset) -> str:
     return f"{drawn_dataset}:hate_detection"
 
 
-def run(model: Path, dataset: str, output: Path, *extra: str, place: str = "nowhere", step: int = 0) -> int:
+def run(
+    model: Path, dataset: str, output: Path, *extra: str, place: str = "nowhere", step: int = 0, **pipes
+) -> subprocess.CompletedProcess:
     driver = [sys.executable, "-c", DRIVER, ROOT / "train_sft.py", f"{output}.seen", place, str(step)]
     command = [*driver, "--config", RECIPE, *options(model, dataset, output, **FIELDS), *extra]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, stdin=subprocess.DEVNULL, env=environment).returncode
+    return subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True, **pipes)
 
 
 def seen(output: Path) -> list[str]:
@@ -111,7 +115,7 @@ def same_weights(one: Path | dict, other: Path | dict) -> bool:
 @pytest.fixture(scope="session")
 def uninterrupted(dropping, dataset, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("uninterrupted") / "output"
-    assert run(dropping, dataset, output) == 0
+    assert run(dropping, dataset, output).returncode == 0
     assert len(seen(output)) == 12 and len({str(batches) for batches in seen(output)}) == 12
     return output
 
@@ -124,9 +128,9 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(uninterrupted, dropping
     output = tmp_path / "output"
     step = random.choice([5, 8, 11] if place == "step" else [6, 9])
     last = ("--resume_from_checkpoint", "last")
-    assert run(dropping, dataset, output, *last, place=place, step=step) == -signal.SIGKILL
+    assert run(dropping, dataset, output, *last, place=place, step=step).returncode == -signal.SIGKILL
     assert complete_checkpoints(output)[-1].name == f"checkpoint-{(step - 1) // 3 * 3}"
-    assert run(dropping, dataset, output, *last) == 0
+    assert run(dropping, dataset, output, *last).returncode == 0
     assert seen(output) == seen(uninterrupted), f"killed at {place} {step}"
     assert same_weights(output, uninterrupted), f"killed at {place} {step}"
     assert not list(output.rglob("training_args.bin"))
@@ -134,26 +138,16 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(uninterrupted, dropping
 
 def test_a_stopped_training_says_how_to_go_on_and_does(uninterrupted, dropping, dataset, tmp_path):
     output = tmp_path / "output"
-    command = [
-        sys.executable,
-        ROOT / "train_sft.py",
-        "--config",
-        RECIPE,
-        *options(dropping, dataset, output, **FIELDS),
-        "--dataloader_persistent_workers",
-    ]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A scheduler signals the whole job, its loader's workers too.
-    process = subprocess.Popen(command, cwd=tmp_path, **pipes, start_new_session=True)
-    while not (output / "checkpoint-3").exists() and process.poll() is None:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGTERM)
-    printed, errors = process.communicate()
-    assert process.returncode == 143, errors[-3000:]
-    assert f"Stopped by SIGTERM at step {complete_checkpoints(output)[-1].name.partition('-')[2]}" in printed
-    assert not (output / "model.safetensors").exists()
-    hint = printed.strip().splitlines()[-1]
-    subprocess.run(shlex.split(hint), cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, timeout=240)
+    extra, pipes = ("--dataloader_persistent_workers",), {"capture_output": True, "text": True, "timeout": 1200}
+    stopped = run(dropping, dataset, output, *extra, place="stop", step=5, **pipes)
+    assert stopped.returncode == 143, stopped.stderr[-3000:]
+    assert "Stopped by SIGTERM at step 5" in stopped.stdout
+    assert complete_checkpoints(output)[-1].name == "checkpoint-5" and not (output / "model.safetensors").exists()
+    hint = shlex.split(stopped.stdout[stopped.stdout.index(shlex.quote(sys.executable)) :])
+    script = hint.index(str(ROOT / "train_sft.py"))
+    assert hint[1:script] == ["-c", DRIVER]
+    plain = [sys.executable, hint[script], *hint[script + 4 :]]  # without what the driver is told
+    subprocess.run(plain, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, timeout=1200)
     assert same_weights(output, uninterrupted)
 
 

@@ -119,11 +119,29 @@ def test_batches_that_are_accumulated_give_the_weights_of_one(model, trainer, mo
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("loss_type", "dft"), ("label_smoothing_factor", 0.1), ("hub_strategy", "checkpoint")]
+    ("name", "value"),
+    [
+        ("loss_type", "dft"),
+        ("label_smoothing_factor", 0.1),
+        ("hub_strategy", "checkpoint"),
+        ("completion_only_loss", False),
+        ("pad_to_multiple_of", 8),
+        ("truncation_mode", "keep_end"),
+        ("shuffle_dataset", True),
+        ("eval_packing", True),
+    ],
 )
 def test_an_argument_without_effect_is_refused(model, trainer, name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):
         trainer(model, **{name: value})
+
+
+def test_a_chat_template_is_refused_before_it_replaces_emoprompt(model, trainer, processors, tmp_path):
+    template, guided = tmp_path / "bare.jinja", processors["llava"].chat_template
+    template.write_text("bare", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"chat_template_path={template} would have no effect"):
+        trainer(model, chat_template_path=str(template))
+    assert processors["llava"].chat_template == guided
 
 
 # --- Batches

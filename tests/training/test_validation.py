@@ -99,13 +99,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from training import validation
 
 folder, dataset, output = sys.argv[1:]
-answered, answer_rows = [], validation.answer_rows
+answered, answer_batch = [], validation.answer_batch
 
-def spy(model, processor, rows, emoprompt):
-    answered.extend([row["task"], row["id"]] for row in rows)
-    return answer_rows(model, processor, rows, emoprompt)
+def spy(model, processor, prepared):
+    answered.extend([row["task"], row["id"]] for rows in prepared.rows for row in rows)
+    return answer_batch(model, processor, prepared)
 
-validation.answer_rows = spy
+validation.answer_batch = spy
 accelerator = Accelerator(cpu=True)
 model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 trainer = SimpleNamespace(
@@ -166,14 +166,14 @@ def test_no_samples_are_refused(drawn_dataset, processor):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_mode_and_random_numbers_are_left_as_they_were(drawn_dataset, processor, trainer, monkeypatch, training):
-    answer_rows, modes = validation.answer_rows, []
+    answer_batch, modes = validation.answer_batch, []
 
     def draws(model, *args):
         modes.append(model.training)
         torch.rand(3)
-        return answer_rows(model, *args)
+        return answer_batch(model, *args)
 
-    monkeypatch.setattr(validation, "answer_rows", draws)
+    monkeypatch.setattr(validation, "answer_batch", draws)
     trainer.model.train(training)
     state = torch.get_rng_state()
     Validation([f"{drawn_dataset}:hate_detection"], processor, "answer", 4, 4, 0)(trainer)
