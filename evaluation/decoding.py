@@ -54,15 +54,26 @@ def see(model: PreTrainedModel | PeftModel, inputs: dict, seen: dict) -> dict:
 
 def greedy(model: PreTrainedModel | PeftModel, **options) -> GenerationConfig:
     config = copy.deepcopy(unwrap(model).generation_config)
-    config.update(do_sample=False, num_beams=1, **options)
+    # Of caches, one that grows: labels are put behind it.
+    config.update(do_sample=False, num_beams=1, cache_implementation="dynamic", **options)
     return config
+
+
+def check_numbers(logits: torch.Tensor) -> None:
+    if logits.isnan().any():
+        raise ValueError("The model gives NaN instead of logits: it overflows. Load it in bfloat16 or float32.")
 
 
 @torch.no_grad()
 def generate(model: PreTrainedModel | PeftModel, inputs: dict, max_new_tokens: int) -> torch.Tensor:
-    """Greedily generated tokens `(B, T)` behind prompts, from inputs as [`see`] gives them."""
-    tokens = foundation_of(model).generate(**inputs, generation_config=greedy(model, max_new_tokens=max_new_tokens))
-    return tokens[:, inputs["input_ids"].shape[1] :]
+    """
+    Greedily generated tokens `(B, T)` behind prompts, from inputs as [`see`] gives them. Raises a `ValueError` for a
+    model that gives NaN.
+    """
+    options = {"max_new_tokens": max_new_tokens, "output_logits": True, "return_dict_in_generate": True}
+    outputs = foundation_of(model).generate(**inputs, generation_config=greedy(model, **options))
+    check_numbers(outputs.logits[0])
+    return outputs.sequences[:, inputs["input_ids"].shape[1] :]
 
 
 class Prompt:
@@ -91,6 +102,7 @@ class Prompt:
                 model, max_new_tokens=1, use_cache=True, output_logits=True, return_dict_in_generate=True
             ),
         )
+        check_numbers(outputs.logits[0])
         self.next = outputs.logits[0].float().log_softmax(-1)
         self.cache = outputs.past_key_values
         self.inputs = {name: inputs[name] for name in PER_TOKEN if inputs.get(name) is not None}

@@ -16,6 +16,7 @@ from .scoring import answer_record, ask, decode_pictures, read_text
 
 
 REFUSALS = 16  # in a row, after which it may be the endpoint or the key, not the content
+FAILURES = 4  # of each worker in a row, each after all retries
 
 
 def encode_pictures(stored: list[dict], given: str) -> list[bytes]:
@@ -51,9 +52,9 @@ class Asking:
 
     def __init__(self, endpoint: Endpoint, keep: Callable[[dict], None], given: str, answered: bool):
         self.endpoint, self.keep, self.given, self.answered = endpoint, keep, given, answered
+        self.known: Request | None = None  # one that was answered
         self.refused: list[dict] = []  # since the last answer; final only beside answers
-        self.unanswered = 0
-        self.error = ""
+        self.unanswered, self.failing, self.error = 0, 0, ""  # the second one in a row
 
     def questions(self, batches: list[Batch]) -> Iterator[tuple[dict, Question, list[bytes]]]:
         for batch in batches:
@@ -75,17 +76,25 @@ class Asking:
     async def work(self, questions: Iterator[tuple[dict, Question, list[bytes]]]) -> None:
         for row, question, images in questions:
             start = time.perf_counter()
+            request = make_request(row, images, question, self.given)
             try:
-                reply = await self.endpoint.ask(make_request(row, images, question, self.given))
+                reply = await self.endpoint.ask(request)
             except Unanswered as error:
-                self.unanswered, self.error = self.unanswered + 1, str(error)
+                self.unanswered, self.failing, self.error = self.unanswered + 1, self.failing + 1, str(error)
+                if self.failing >= FAILURES * self.endpoint.workers:
+                    raise TeacherError(f"{self.endpoint.name} does not answer: {error}") from error
                 continue
+            self.failing = 0
             if "refused" in reply:
+                self.error = reply["refused"]
                 self.refused.append(answer_record(row, question, self.given, error="refused by the endpoint"))
                 if len(self.refused) >= REFUSALS:
-                    raise TeacherError(f"{self.endpoint.name} refused {REFUSALS} in a row: {reply['refused']}")
-                self.error = reply["refused"]
+                    again = await self.endpoint.ask(self.known) if self.known else reply
+                    if "refused" in again:
+                        raise TeacherError(f"{self.endpoint.name} refused {REFUSALS} in a row: {again['refused']}")
+                    self.keep_refused()
                 continue
+            self.known = request
             self.answered = True
             self.keep_refused()
             seconds = time.perf_counter() - start

@@ -34,40 +34,47 @@ def load_conversations(dataset: str, seed: int) -> Dataset:
 
 
 @torch.inference_mode()
-def score_general(model: PreTrainedModel, processor: ProcessorMixin, dataset: str, batch_size: int, seed: int) -> dict:
+def score_general(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, batch_size: int) -> dict:
     """
     Perplexity and accuracy of the tokens of each conversation's last turn, given all before it.
 
     Returns:
-        `dict`: `dataset`, `n` conversations, `undecodable` ones that are left out, `tokens`, `perplexity` (e to the
-        mean negative log-likelihood of a token) and `token_accuracy` (share of tokens that are the likeliest).
+        `dict`: `n` conversations, `undecodable` ones that are left out, `tokens`, `perplexity` (e to the mean
+        negative log-likelihood of a token) and `token_accuracy` (share of tokens that are the likeliest).
+
+    Raises:
+        `ValueError`: for a conversation that does not end with an answer, or if none is left.
     """
-    found: dict[int, list[tuple]] = {}
-    undecodable = 0
-    for row in load_conversations(dataset, seed):
-        try:
-            pictures = [decode_picture(image) for image in row.get("images") or []]
-        except PictureError:
-            undecodable += 1
+    groups: dict[int, list[int]] = {}  # by number of pictures: a processor takes no mixture
+    for place, row in enumerate(rows):
+        groups.setdefault(len(row.get("images") or []), []).append(place)
+    batches = [places[i : i + batch_size] for places in groups.values() for i in range(0, len(places), batch_size)]
+    total, right, tokens, n = 0.0, 0, 0, 0
+    for places in tqdm(batches, desc="general ability", unit="batch"):
+        prompts, pictures, answers = [], [], []
+        for row in rows.select(places):
+            *prompt, answer = row["messages"]
+            content = answer["content"]
+            text = content if isinstance(content, str) else "".join(item["text"] for item in content)
+            if answer["role"] != "assistant" or not text.strip():
+                raise ValueError(f"A conversation ends with {answer}; leave out those without an answer at the end.")
+            try:
+                pictures.append([decode_picture(image) for image in row.get("images") or []])
+            except PictureError:
+                continue
+            prompts.append(prompt)
+            answers.append(answer_token_ids(processor, prompt, text.strip()))
+        if not prompts:
             continue
-        *prompt, answer = row["messages"]
-        content = answer["content"]
-        text = content if isinstance(content, str) else "".join(item["text"] for item in content)
-        found.setdefault(len(pictures), []).append((prompt, pictures, text))  # a processor takes no mixture
-    total, right, tokens = 0.0, 0, 0
-    groups = [rows[i : i + batch_size] for rows in found.values() for i in range(0, len(rows), batch_size)]
-    for group in tqdm(groups, desc="general ability", unit="batch"):
-        prompts, pictures, texts = zip(*group, strict=True)
-        answers = [answer_token_ids(processor, *pair) for pair in zip(prompts, texts, strict=True)]
         inputs = encode_chats(processor, prompts, pictures).to(model.device, model.dtype)
         for values, hits in answer_log_probabilities(Prompt(model, see(model, dict(inputs), {})), answers):
             total, right, tokens = total + values.sum().item(), right + hits.sum().item(), tokens + len(values)
+        n += len(prompts)
     if not tokens:
-        raise ValueError(f"{dataset} has no conversation with an answer whose pictures can be decoded.")
+        raise ValueError("There is no conversation whose pictures can be decoded.")
     return {
-        "dataset": dataset,
-        "n": sum(map(len, groups)),
-        "undecodable": undecodable,
+        "n": n,
+        "undecodable": len(rows) - n,
         "tokens": tokens,
         "perplexity": math.exp(-total / tokens),
         "token_accuracy": right / tokens,

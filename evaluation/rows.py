@@ -22,8 +22,7 @@ def sample_of(row_id: str) -> str:
     return row_id.split("#")[0]
 
 
-def load_split(dataset: str, task: str, split: str, limit: int | None, seed: int) -> Dataset:
-    rows = undecoded(load_dataset(dataset, task, split=split))
+def draw_rows(rows: Dataset, split: str, limit: int | None, seed: int) -> Dataset:
     rows = rows.add_column("split", [split] * len(rows))
     if limit is None:
         return rows
@@ -32,7 +31,9 @@ def load_split(dataset: str, task: str, split: str, limit: int | None, seed: int
     return rows.select([i for i, sample in enumerate(samples) if sample in kept])
 
 
-def load_rows(dataset: str, tasks: list[str], split: str, limit: int | None, seed: int) -> dict[str, Dataset]:
+def load_rows(
+    dataset: str, tasks: list[str], split: str, limit: int | None, seed: int, revision: str | None = None
+) -> dict[str, Dataset]:
     """
     The split's rows by task, with their pictures as they are stored and the column `split`; for sources with several
     labels also the validation rows, on which the threshold is chosen from which a label counts as given.
@@ -43,11 +44,12 @@ def load_rows(dataset: str, tasks: list[str], split: str, limit: int | None, see
         split (`str`): of each task.
         limit (`int`, *optional*): samples of each task, the same for its closed and open question.
         seed (`int`): of their draw.
+        revision (`str`, *optional*): branch, tag or commit of the Hub id.
 
     Raises:
         `ValueError`: if the dataset lacks a task, the split or a column.
     """
-    names = get_dataset_config_names(dataset)
+    names = get_dataset_config_names(dataset, revision=revision)
     present = [task for task in EMOTION_TASKS if task in names]
     wanted = present if tasks == ["all"] else tasks
     missing = [task for task in wanted if task not in present]
@@ -58,7 +60,7 @@ def load_rows(dataset: str, tasks: list[str], split: str, limit: int | None, see
         )
     rows = {}
     for task in wanted:
-        splits = load_dataset(dataset, task)
+        splits = load_dataset(dataset, task, revision=revision)
         if split not in splits:
             raise ValueError(f"{task} of {dataset} has no split {split!r}; it has {', '.join(splits)}.")
         table = splits[split].data
@@ -68,12 +70,13 @@ def load_rows(dataset: str, tasks: list[str], split: str, limit: int | None, see
             if name != "split" and (name not in table.column_names or table[name].null_count)
         ]:
             raise ValueError(f"{task} of {dataset} has rows without {', '.join(absent)}. {build}")
-        parts = [load_split(dataset, task, split, limit, seed)]
+        parts = [draw_rows(undecoded(splits[split]), split, limit, seed)]
         several = {source for source in set(parts[0]["source"]) if allows_several({"task": task, "source": source})}
         if several and split != "validation" and "validation" in splits:
-            held_out = load_split(dataset, task, "validation", limit, seed)
-            places = [i for i, source in enumerate(held_out["source"]) if source in several]
-            parts.append(held_out.select(places))
+            sources = splits["validation"]["source"]
+            held_out = undecoded(splits["validation"])
+            held_out = held_out.select([i for i, source in enumerate(sources) if source in several])
+            parts.append(draw_rows(held_out, "validation", limit, seed))
         rows[task] = concatenate_datasets(parts)
     return rows
 
@@ -97,7 +100,7 @@ class Question:
 @dataclass(frozen=True)
 class Batch:
     """
-    Samples with the same questions, number of pictures and label set.
+    Samples of one source with the same questions, number of pictures and label set.
 
     Args:
         rows (`Dataset`): of one task.
@@ -128,17 +131,20 @@ def make_batches(
         greedy (`set[str]`, *optional*): samples whose closed questions are also answered by generation.
 
     Raises:
-        `ValueError`: for a clip that is stored without frames.
+        `ValueError`: for a clip that is stored without frames, and a label set of one.
     """
     samples: dict[tuple, list[int]] = {}
-    columns = rows.select_columns(["id", "setting", "choices", "instruction", "messages"])
+    columns = rows.select_columns(["id", "source", "setting", "choices", "instruction", "messages"])
     facts = []
     for place, row in enumerate(columns):
         images = sum(item["type"] == "image" for item in row["messages"][0]["content"])
         if not images:
             raise ValueError(f"{row['id']} is a clip without frames: build the dataset again with --video frames.")
+        if len(set(row["choices"])) < 2:
+            raise ValueError(f"{row['id']} has the label set {row['choices']}; there must be two to choose from.")
         samples.setdefault(sample_of(row["id"]), []).append(place)
-        facts.append((images, row["setting"], tuple(row["choices"]), len(row["instruction"]), row["id"]))
+        kind = images, row["source"], tuple(row["choices"])
+        facts.append((kind, row["setting"], len(row["instruction"]), row["id"]))
     groups: dict[tuple, list[tuple]] = {}
     for name, places in samples.items():
         todo = [
@@ -149,10 +155,10 @@ def make_batches(
         ]
         if todo:
             kept, questions = zip(*todo, strict=True)
-            key = facts[places[0]][0], facts[places[0]][2], questions
-            groups.setdefault(key, []).append((max(facts[place][3] for place in places), kept))
+            longest = max(facts[place][2] for place in places)
+            groups.setdefault((facts[places[0]][0], questions), []).append((longest, kept))
     batches = []
-    for (_, _, questions), found in sorted(groups.items(), key=lambda group: (-group[0][0], repr(group[0]))):
+    for (_, questions), found in sorted(groups.items(), key=lambda group: (-group[0][0][0], repr(group[0]))):
         places = [kept for _, kept in sorted(found, reverse=True)]
         batches += [Batch(rows, questions, places[i : i + batch_size]) for i in range(0, len(places), batch_size)]
     return batches

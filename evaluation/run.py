@@ -24,7 +24,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -34,12 +36,13 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
 from .endpoint import Asking
-from .general import score_general
+from .general import load_conversations, score_general
 from .metrics import score
 from .predictions import (
     RESULTS,
@@ -93,10 +96,12 @@ class Run:
             )
         if self.is_endpoint and state.num_processes > 1:
             raise ValueError(f"{state.num_processes} processes ask one endpoint: start one, and raise --concurrency.")
-        if self.is_endpoint and args.label_score != "likelihood":
-            raise ValueError(f"--label-score {args.label_score} needs a model in this process, not {args.model}.")
+        for name, value in (("label-score", args.label_score), ("general", args.general)):
+            if self.is_endpoint and value not in (None, "likelihood"):
+                raise ValueError(f"--{name} {value} needs a model in this process, not {args.model}.")
         self.folders = dict(zip(modes, args.output, strict=True))
-        self.rows = load_rows(args.dataset, args.tasks, args.split, args.limit, args.seed)
+        self.rows = load_rows(args.dataset, args.tasks, args.split, args.limit, args.seed, args.dataset_revision)
+        self.conversations = load_conversations(args.general, args.seed) if args.general else None
         self.total = len(modes) * sum(map(len, self.rows.values()))
 
     def settings(self, mode: str | None) -> dict:
@@ -106,6 +111,7 @@ class Run:
             "revision": args.revision,
             "endpoint_model": args.endpoint_model,
             "dataset": args.dataset,
+            "dataset_revision": args.dataset_revision,
             "tasks": args.tasks,
             "emoprompt": mode,
             "emoprompt_wording": hashlib.sha256(PROLOGUE.encode()).hexdigest()[:16] if mode else None,
@@ -114,6 +120,7 @@ class Run:
             "split": args.split,
             "limit": args.limit,
             "agreement": args.agreement,
+            "max_tokens": args.max_tokens if self.is_endpoint else None,
             "general": args.general,
             "seed": args.seed,
             "model_files": digest(Path(args.model).glob("*")),
@@ -126,13 +133,16 @@ class Run:
             for folder in self.folders.values():
                 collect_predictions(folder)
         self.state.wait_for_everyone()
-        return {mode: collect_predictions(folder) for mode, folder in self.folders.items()}
+        records = {mode: collect_predictions(folder) for mode, folder in self.folders.items()}
+        self.state.wait_for_everyone()  # who went on would write what another still collects
+        return records
 
     def batches(self, records: dict[str | None, list[dict]]) -> list:
         done = {(r["task"], r["id"], mode) for mode, answered in records.items() for r in answered}
         batches = []
         for task, rows in self.rows.items():
-            samples = {sample_of(name) for name in rows["id"]}
+            tested = [name for name, split in zip(rows["id"], rows["split"], strict=True) if split == self.args.split]
+            samples = set(map(sample_of, tested))
             greedy = set() if self.is_endpoint else draw_samples(samples, self.args.agreement, self.args.seed)
             answered = {(name, mode) for asked, name, mode in done if asked == task}
             batches += make_batches(rows, self.folders, self.args.batch_size, answered, greedy)
@@ -141,12 +151,11 @@ class Run:
     def answer(self, records: dict[str | None, list[dict]]) -> None:
         """Asks what is not answered yet; each process its share."""
         batches = self.batches(records)[self.state.process_index :: self.state.num_processes]
-        todo = sum(len(batch.places) * len(batch.questions) for batch in batches)
         answered = [record for mode in records for record in records[mode]]
         count = {"right": sum(r["prediction"] == r["answer"] for r in answered), "all": len(answered)}
         name = f"{self.args.output[0]}" + (f" +{len(self.folders) - 1}" if len(self.folders) > 1 else "")
         with tqdm(
-            total=count["all"] + todo,
+            total=self.total,
             initial=count["all"],
             desc=name,
             unit="row",
@@ -162,7 +171,9 @@ class Run:
                 progress.set_postfix(accuracy=f"{count['right'] / count['all']:.3f}")
 
             if batches:
-                (self.ask_endpoint if self.is_endpoint else self.ask_model)(batches, keep, bool(answered))
+                (self.ask_endpoint if self.is_endpoint else self.ask_model)(
+                    batches, keep, not all(r["error"] for r in answered)
+                )
 
     def ask_endpoint(self, batches: list, keep: Callable, answered: bool) -> None:
         args = self.args
@@ -174,14 +185,15 @@ class Run:
             raise TeacherError(f"{asking.unanswered} rows were not answered: {asking.error}")
 
     def ask_model(self, batches: list, keep: Callable, answered: bool) -> None:
-        model, processor = self.load_model()
+        model, processor = self.loaded
         prepared = Preparation(batches, processor, self.args.input, self.args.label_score)
         # Workers decode and resize while the device computes; without one they would take its cores.
         workers = 4 if self.state.device.type == "cuda" else 0
         for batch in DataLoader(prepared, batch_size=None, num_workers=workers):
             keep(answer_batch(model, processor, batch, self.args.label_score))
 
-    def load_model(self) -> tuple:
+    @cached_property
+    def loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         source = {"revision": self.args.revision, "trust_remote_code": True}
         model = AutoModelForImageTextToText.from_pretrained(self.args.model, **source).to(self.state.device).eval()
         processor = AutoProcessor.from_pretrained(self.args.model, **source)
@@ -192,6 +204,8 @@ class Run:
             )
         if any(self.folders):
             attach_emoprompt(processor)
+        tokenizer = processor.tokenizer
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # which is masked
         return model, processor
 
     def general(self) -> dict | None:
@@ -201,16 +215,26 @@ class Run:
         for folder in self.folders.values():
             if (folder / RESULTS).exists():
                 return json.loads((folder / RESULTS).read_text())["general"]
-        model, processor = self.load_model()
-        return score_general(model, processor, self.args.general, self.args.batch_size, self.args.seed)
+        model, processor = self.loaded
+        found = score_general(model, processor, self.conversations, self.args.batch_size)
+        return {"dataset": self.args.general} | found
+
+    def commit(self) -> str | None:
+        """Of the model on the Hub that was evaluated, whatever the revision is called."""
+        if self.is_endpoint or Path(self.args.model).is_dir():
+            return None
+        return extract_commit_hash(cached_file(self.args.model, "config.json", revision=self.args.revision), None)
 
     def report(self, records: dict[str | None, list[dict]]) -> None:
+        if (answered := sum(map(len, records.values()))) != self.total:
+            raise ValueError(f"{answered} of {self.total} rows are answered; the same command again asks the others.")
         general = self.general()
         for mode, folder in self.folders.items():
             settings = self.settings(mode)
-            names = ("model", "revision", "endpoint_model", "dataset", "split", "emoprompt", "emoprompt_wording")
-            names += ("input", "label_score", "seed", "limit")
+            names = ("model", "revision", "endpoint_model", "dataset", "dataset_revision", "split", "limit", "seed")
+            names += ("emoprompt", "emoprompt_wording", "input", "label_score")
             results = {name: settings[name] for name in names} | {
+                "commit": self.commit(),
                 "versions": {library.__name__: library.__version__ for library in (torch, transformers, datasets)},
                 "n": len(records[mode]),
                 "seconds": sum(record["seconds"] for record in records[mode]),
@@ -229,36 +253,45 @@ class Run:
 
 
 def main(args: argparse.Namespace) -> None:
-    state = PartialState(cpu=not torch.cuda.is_available())
+    # Others wait while the first one downloads, and for the slowest share.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
     with state.main_process_first():  # the first one fills the dataset's cache
         run = Run(args, state)
-    lock = nullcontext()
-    if state.is_main_process:
-        for mode, folder in run.folders.items():
-            check_settings(folder, run.settings(mode))
-        lock = FileLock(args.output[0] / ".lock", timeout=0)
-    state.wait_for_everyone()
-    try:
-        with lock:
+    with ExitStack() as locks:
+        if state.is_main_process:
+            for mode, folder in run.folders.items():
+                check_settings(folder, run.settings(mode))
+                try:
+                    locks.enter_context(FileLock(folder / ".lock", timeout=0))
+                except Timeout as error:
+                    raise ValueError(f"Another command writes {folder}; wait for it.") from error
+        state.wait_for_everyone()
+        try:
             run.answer(run.collect())
-            state.wait_for_everyone()
-            records = run.collect()
-            if state.is_main_process:
-                run.report(records)
-    except Timeout as error:
-        raise ValueError(
-            f"Another command writes {args.output[0]}: wait for it, or choose another --output."
-        ) from error
-    except TeacherError as error:
-        print(f"{error}\nWhat is answered is kept; the same command again goes on.", file=sys.stderr)
-        sys.exit(1)
+        except TeacherError as error:
+            print(f"{error}\nWhat is answered is kept; the same command again goes on.", file=sys.stderr)
+            sys.exit(1)
+        state.wait_for_everyone()
+        records = run.collect()
+        if state.is_main_process:
+            run.report(records)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder, Hub id or http(s)://.../v1; its own code is trusted")
-    parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of the model's Hub id")
     parser.add_argument("--dataset", required=True, help="folder that dataset_scripts.build_emobench made, or Hub id")
+    parser.add_argument("--dataset-revision", help="branch, tag or commit of the dataset's Hub id")
     parser.add_argument("--tasks", nargs="+", default=["all"], help=f"all, or some of {' '.join(EMOTION_TASKS)}")
     parser.add_argument(
         "--output",
@@ -273,19 +306,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--label-score", default="likelihood", choices=LABEL_SCORES, help="of closed questions")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, help="samples a task, drawn by --seed")
+    parser.add_argument("--limit", type=at_least(1), help="samples a task, drawn by --seed")
     parser.add_argument(
-        "--agreement", type=int, default=8, help="samples a task whose label is also generated, to compare with"
+        "--agreement",
+        type=at_least(0),
+        default=8,
+        help="samples a task whose label is also generated",
     )
     parser.add_argument("--general", help="dataset of conversations, folder or Hub id, to see what is forgotten")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples")
+    parser.add_argument("--batch-size", type=at_least(1), default=16, help="samples")
     parser.add_argument("--seed", type=int, default=0, help="of --limit, --agreement and the bootstrap intervals")
     endpoint = parser.add_argument_group("endpoint", "whose key, if it needs one, is in OPENAI_API_KEY")
     endpoint.add_argument("--endpoint-model", help="its name there; by default the only one that is listed")
-    endpoint.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+    endpoint.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time")
     endpoint.add_argument("--requests-per-minute", type=float)
     endpoint.add_argument("--timeout", type=float, default=120, help="seconds until a request is repeated")
-    endpoint.add_argument("--max-tokens", type=int, default=1024, help="of an answer; a thinker needs more")
+    endpoint.add_argument("--max-tokens", type=at_least(1), default=1024, help="of an answer; a thinker needs more")
     return parser
 
 

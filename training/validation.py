@@ -1,10 +1,13 @@
 """Scores during training, by the evaluation's own scorer, and when they end it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 from datasets import get_dataset_config_names, get_dataset_split_names
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, ProcessorMixin, Trainer, TrainerState
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -20,6 +23,22 @@ from modeling_emollm import EMOTION_TASKS
 logger = logging.get_logger(__name__)
 
 MEAN = "mean_macro_f1"
+
+
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """
+    Of a model that FSDP2 shards, all weights that no inner part gathers by itself. The model's own forward would, but
+    is not what encodes pictures and generates.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.set_reshard_after_forward(False, recurse=False)
+    model.unshard()
+    yield
+    model.reshard()
+    model.set_reshard_after_forward(True, recurse=False)
 
 
 class Validation:
@@ -91,7 +110,7 @@ class Validation:
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         training, records = model.training, []
         model.eval()
-        with torch.random.fork_rng(devices), accelerator.autocast():
+        with torch.random.fork_rng(devices), accelerator.autocast(), gathered(model):
             for number in tqdm(share, desc="Validation", unit="batch", leave=False, disable=quiet):
                 records += answer_batch(model, self.processor, self.batches[number])
         model.train(training)

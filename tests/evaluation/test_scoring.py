@@ -1,5 +1,7 @@
 """What a model answers to the rows of a batch."""
 
+import copy
+
 import pytest
 import torch
 from asked import answer_rows, make_row, png, prepare
@@ -137,6 +139,8 @@ def test_the_label_that_generation_gives_is_beside_the_scored_one(llava, monkeyp
 def test_pictures_are_decoded_processed_and_encoded_once(upgraded, llava, monkeypatch):
     foundation, processor = llava[0], attach_emoprompt(llava[1])
     model = EmoLLMForConditionalGeneration.from_foundation(foundation) if upgraded else foundation
+    if upgraded:
+        torch.nn.init.constant_(model.model.multi_perspective_projection.gates, 0.5)
     counts = dict.fromkeys(("decoded", "processed", "encoded"), 0)
 
     def counted(name, function):
@@ -150,14 +154,33 @@ def test_pictures_are_decoded_processed_and_encoded_once(upgraded, llava, monkey
     monkeypatch.setattr(processor, "_process_images", counted("processed", processor._process_images))
     encoder = counted("encoded", foundation.base_model.vision_tower.forward)
     monkeypatch.setattr(foundation.base_model.vision_tower, "forward", encoder)
-    rows = [make_row(text, ["red"], ["no", "yes"]) for text in ("Is it hateful?", "Hateful?")]
+    rows = [make_row("Is it hateful?", ["red", "green"], ["no", "yes"]), make_row("?", ["blue", "red"], ["no", "yes"])]
     prepared = prepare(processor, rows, (None, "answer", "reason"), greedy=True)
     together = answer_batch(model, processor, prepared)
-    assert counts == {"decoded": 2, "processed": 1, "encoded": 1}
+    assert counts == {"decoded": 4, "processed": 1, "encoded": 1}
     modes = (None, "answer", "reason")
     alone = [record for mode in modes for record in answer_rows(model, processor, rows, mode, greedy=True)]
     for one, other in zip(together, alone, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    scored = [record["probabilities"] for record in together if record["probabilities"]]
+    assert len({str(shares) for shares in scored}) == len(scored) == 4  # each row has its own pictures
+
+
+def test_a_model_that_gives_nan_is_no_answer(llava):
+    model, processor = copy.deepcopy(llava[0]), attach_emoprompt(llava[1])
+    torch.nn.init.constant_(model.get_output_embeddings().weight, torch.nan)
+    rows = [make_row("Is it hateful?", ["red"], ["no", "yes"])]
+    for mode in (None, "reason"):
+        with pytest.raises(ValueError, match="gives NaN instead of logits: it overflows. Load it in bfloat16"):
+            answer_rows(model, processor, rows, mode)
+
+
+def test_a_cache_of_fixed_size_in_the_models_settings_is_not_used(llava):
+    model, processor = copy.deepcopy(llava[0]), llava[1]
+    rows = [make_row("Is it hateful?", ["red"], ["anger", "angelic", "no"])]
+    expected = answer_rows(model, processor, rows)[0]["probabilities"]
+    model.generation_config.cache_implementation = "static"
+    assert answer_rows(model, processor, rows)[0]["probabilities"] == expected
 
 
 def test_what_is_left_out_does_not_matter(llava):

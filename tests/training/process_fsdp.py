@@ -1,11 +1,13 @@
-"""One of two processes that train MVP in a model that FSDP2 shards: `python process_fsdp.py MODEL DATA OUTPUT`."""
+"""One of two processes that train MVP in a model that FSDP2 shards, called with MODEL, DATA, BENCHMARK and OUTPUT."""
 
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -14,6 +16,7 @@ from transformers import AutoProcessor
 from modeling_emollm import EmoLLMForConditionalGeneration, attach_emoprompt
 from training.collator import EmoBenchCollator
 from training.data import load_mixture
+from training.validation import Validation
 
 
 STEPS = 3
@@ -49,6 +52,13 @@ def learn(model: torch.nn.Module, steps: list[list[dict]], mine: slice, processe
     return losses
 
 
+def validate(model: torch.nn.Module, foundation: str, benchmark: str) -> dict[str, float]:
+    processor = AutoProcessor.from_pretrained(foundation)
+    arguments = SimpleNamespace(disable_tqdm=True)
+    trainer = SimpleNamespace(accelerator=Accelerator(cpu=True), model=model, is_fsdp_enabled=True, args=arguments)
+    return Validation([benchmark], processor, None, samples=4, batch_size=4, seed=0)(trainer)
+
+
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
@@ -58,13 +68,16 @@ if __name__ == "__main__":
         fully_shard(layer, mesh=mesh)
     fully_shard(model.model.multi_perspective_projection, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    losses = torch.tensor(learn(model, steps, slice(rank, rank + 1), processes))
+    mine = slice(rank, rank + 1)
+    losses = learn(model, steps[:1], mine, processes)
+    scores = validate(model, sys.argv[1], sys.argv[3])  # in the midst of a training, which then goes on
+    losses = torch.tensor(losses + learn(model, steps[1:], mine, processes))
     dist.all_reduce(losses)
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     share = sum(weight.to_local().numel() for weight in model.parameters()) / whole
     if rank == 0:
-        model.save_pretrained(sys.argv[3], state_dict=weights)
-        said = {"processes": processes, "losses": losses.tolist(), "share": share}
-        Path(sys.argv[3], "said.json").write_text(json.dumps(said), encoding="utf-8")
+        model.save_pretrained(sys.argv[4], state_dict=weights)
+        said = {"processes": processes, "losses": losses.tolist(), "share": share, "scores": scores}
+        Path(sys.argv[4], "said.json").write_text(json.dumps(said), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()

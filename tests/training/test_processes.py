@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
-from process_fsdp import learn, make
+from process_fsdp import learn, make, validate
 from process_train import train
 from safetensors.torch import load_file
 from sft_run import RECIPE, ROOT, options, words
@@ -203,15 +203,20 @@ def test_killed_and_stopped_trainings_go_on_together_to_the_same_weights(trainin
 # --- FSDP2
 
 
-def test_mvp_is_trained_in_a_model_that_two_processes_share_and_loads_on_one(tiny_foundations, mixture, tmp_path):
+def test_mvp_is_trained_in_a_model_that_two_processes_share_and_loads_on_one(
+    tiny_foundations, mixture, drawn_dataset, tmp_path
+):
     given, output = (str(tiny_foundations["llava"]), str(mixture)), tmp_path / "output"
-    (first, said), (second, _) = run_two([HERE / "process_fsdp.py", *given, output])
+    (first, said), (second, _) = run_two([HERE / "process_fsdp.py", *given, drawn_dataset, output])
     assert (first, second) == (0, 0), said[-3000:]
     model, steps = make(*given)
-    expected = learn(model, steps, slice(None), processes=1)
+    expected = learn(model, steps[:1], slice(None), processes=1)
+    scores = validate(model, given[0], str(drawn_dataset))
+    expected += learn(model, steps[1:], slice(None), processes=1)
     assert model.model.multi_perspective_projection.gates.any()  # it learned, from answers of other lengths
     assert (steps[0][0]["labels"] != -100).sum() != (steps[0][1]["labels"] != -100).sum()
     said = json.loads((output / "said.json").read_text(encoding="utf-8"))
+    assert said["scores"] == scores and len(scores) == 7
     assert said["processes"] == 2 and 0.45 < said["share"] < 0.55
     torch.testing.assert_close(torch.tensor(said["losses"]), torch.tensor(expected), rtol=1e-5, atol=1e-6)
     loaded = AutoModelForImageTextToText.from_pretrained(output, trust_remote_code=True).eval()
