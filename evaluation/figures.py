@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 INK, GREY, PALE, ACCENT = "#1f2933", "#5b6672", "#e3e7eb", "#2f6fb5"
 BASELINES = ("#d5dade", "#aeb7c0")
-COLOURS = (ACCENT, "#e08a2e", "#3f9c6d", "#b3508f", "#6b5bb5", "#8a6d3b")
+COLOURS = (ACCENT, "#e08a2e", "#3f9c6d", "#b3508f", "#6b5bb5", "#8a6d3b", "#2ba8b8", "#c9433f", "#8fae2a", "#e3a1c7")
 FEW = 12  # labels of a confusion matrix up to which its cells are large
 DARK = 0.65  # of the way to the darkest blue, from where on white is read more easily
 STYLE = {

@@ -371,15 +371,16 @@ def test_other_settings_in_the_same_folder(finished, tiny_foundations, drawn_dat
 
 
 def test_a_picture_that_can_not_be_decoded_is_counted(tiny_foundations, drawn_dataset, tmp_path):
-    shutil.copytree(drawn_dataset, tmp_path / "broken")
-    (path,) = (tmp_path / "broken").glob("hate_detection/test*.parquet")
+    # A name of its own: datasets takes folders of one name and one README for the same, whatever is in their files.
+    shutil.copytree(drawn_dataset, tmp_path / "undecodable")
+    (path,) = (tmp_path / "undecodable").glob("hate_detection/test*.parquet")
     table = pq.read_table(path)
     pictures = table["images"].to_pylist()
     pictures[0][0]["bytes"] = pictures[0][0]["bytes"][:60]
     place = table.column_names.index("images")
     pq.write_table(table.set_column(place, "images", pa.array(pictures, table.schema.field("images").type)), path)
     options = ["--tasks", "hate_detection", "--agreement", 0]
-    records = evaluate(tiny_foundations["llava"], tmp_path / "broken", tmp_path / "run", *options)
+    records = evaluate(tiny_foundations["llava"], tmp_path / "undecodable", tmp_path / "run", *options)
     (failed,) = [record for record in records if record["error"]]
     assert failed["id"] == table["id"][0].as_py() and len(records) == len(pictures)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
