@@ -53,14 +53,15 @@ SETS = {
 
 
 def make_rows(task: str, source: str, settings: tuple[str, ...], number: int, folder: Path) -> Dataset:
-    """Questions of a source about pictures of noise, whose answers are drawn."""
+    """Questions of a source about pictures of noise; the answer follows from the wording, which can be learned."""
     draw, asked, rows = random.Random(0), TASKS[task].sources[source], []
     for i in range(number):
         path = folder / f"{source}-{i}.png"
         Image.frombytes("RGB", (96, 96), draw.randbytes(96 * 96 * 3)).save(path)
-        answer = draw.choice(asked.labels)
+        wording = draw.randrange(len(asked.closed))
+        answer = asked.labels[wording * (len(asked.labels) // 4)]
         for setting in settings:
-            question = draw.choice(asked.closed if setting == "closed" else asked.open).format(subject="this person")
+            question = (asked.closed if setting == "closed" else asked.open)[wording].format(subject="this person")
             if setting == "closed":
                 question += f" Answer with one of: {', '.join(asked.labels)}."
             content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -88,7 +89,7 @@ def make_rows(task: str, source: str, settings: tuple[str, ...], number: int, fo
 
 def teach(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, steps: int) -> None:
     """To answer with a label and to end there, by words alone."""
-    optimizer, draw = torch.optim.AdamW(model.model.language_model.parameters(), lr=2e-3), random.Random(1)
+    optimizer, draw = torch.optim.AdamW(model.model.language_model.parameters(), lr=5e-4), random.Random(1)
     taught = rows.to_list()
     processor.tokenizer.padding_side = "right"
     for _ in tqdm(range(steps), desc="teach", file=sys.stderr):
@@ -105,9 +106,11 @@ def teach(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, step
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         for label, mark in zip(labels, marks, strict=True):
             label[:mark] = -100
-        model(**batch.to(model.device), labels=labels.to(model.device)).loss.backward()
+        loss = model(**batch.to(model.device), labels=labels.to(model.device)).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    print(f"taught to a loss of {loss.item():.2f}", file=sys.stderr)
 
 
 def together(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, modes: tuple, size: int) -> list[dict]:
@@ -138,18 +141,20 @@ def one_by_one(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset,
 
 @torch.inference_mode()
 def each_label(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset) -> list[dict]:
-    """A forward pass for each row and label."""
+    """A forward pass for each row and label, and `evaluation.scoring`'s rule: first tokens where all differ there."""
     records = []
     for row in rows:
+        labels = [answer_token_ids(processor, ask(row, True), choice) for choice in row["choices"]]
+        distinct = len({label[0] for label in labels}) == len(labels)
         scores = []
-        for choice in row["choices"]:
+        for label in labels:
             inputs = encode_row(processor, row, None, model.device)
-            label = answer_token_ids(processor, ask(row, True), choice)
             tail = torch.tensor([label], device=model.device)
             inputs["input_ids"] = torch.cat([inputs["input_ids"], tail], dim=1)
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             logits = model(**inputs).logits[0, -len(label) - 1 : -1].float().log_softmax(-1)
-            scores.append(logits.gather(1, tail[0, :, None]).sum().item())
+            steps = logits.gather(1, tail[0, :, None])
+            scores.append((steps[0] if distinct else steps.sum()).item())
         records.append({"id": row["id"], "prediction": row["choices"][scores.index(max(scores))]})
     return records
 
@@ -216,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=4 if DEVICE.type == "cpu" else 16)
     parser.add_argument("--tokens-per-side", type=int, default=24, help="visual tokens of a picture, along each side")
     parser.add_argument("--hidden-size", type=int, default=192)
     parser.add_argument("--num-layers", type=int, default=5)

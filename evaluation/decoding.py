@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import itertools
 
 import torch
 from peft import PeftModel
@@ -11,6 +10,7 @@ from transformers.modeling_outputs import ModelOutput
 
 
 PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+PAIRS = 16  # of prompts and labels that are followed at a time, if there are not more prompts
 
 
 def unwrap(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -162,7 +162,8 @@ def label_scores(
 
     Labels that differ in their first token are told apart there: no other pass is needed. Otherwise a label's
     likelihood is that of all its tokens. What is known of a label bounds it from above, as no token adds to it; so of
-    each prompt the label with the highest bound is followed to its end, until that one is at its end already.
+    each prompt the label with the highest bound is followed to its end, then twice as many in each round, until none
+    that is left can win.
 
     Args:
         prompt (`Prompt`): B prompts.
@@ -189,16 +190,23 @@ def label_scores(
             sums += behind[column]
         return sums / len(label) if per_token else sums
 
+    rows, width = range(len(first)), 1
     while True:
-        bounds = torch.tensor([[bound(row, label) for label in columns] for row in range(len(first))])
-        best = [(row, number) for row, number in enumerate(bounds.argmax(1).tolist())]
-        todo = list(itertools.product(range(len(first)), range(len(labels)))) if every else best
-        todo = [(row, number) for row, number in todo if (row, *columns[number][:-1]) not in known]
-        if not todo:
+        bounds = torch.tensor([[bound(row, label) for label in columns] for row in rows])
+        done = torch.tensor([[(row, *label[:-1]) in known for label in columns] for row in rows])
+        todo = ~done
+        if not every:
+            todo &= bounds >= bounds.masked_fill(~done, -torch.inf).amax(1, keepdim=True)  # can still win
+            best = bounds.masked_fill(~todo, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :width]
+            todo &= torch.zeros_like(todo).scatter(1, best, True)
+        # Labels that differ in their last token alone are followed once.
+        pairs = list({(row, columns[number][:-1]): (row, number) for row, number in todo.nonzero().tolist()}.values())
+        if not pairs:
             return bounds
-        for start in range(0, len(todo), len(first)):  # as many at a time as there are prompts
-            pairs = todo[start : start + len(first)]
-            behind = prompt.follow([row for row, _ in pairs], [labels[number][:-1] for _, number in pairs])
-            for (row, number), values in zip(pairs, behind[..., used].tolist(), strict=True):
+        width *= 2  # of an untrained model many labels are as likely
+        size = max(len(first), PAIRS)
+        for part in (pairs[start : start + size] for start in range(0, len(pairs), size)):
+            behind = prompt.follow([row for row, _ in part], [labels[number][:-1] for _, number in part])
+            for (row, number), values in zip(part, behind[..., used].tolist(), strict=True):
                 label = columns[number]
                 known |= {(row, *label[:place]): values[place - 1] for place in range(1, len(label))}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.conformance.__main__ import FAMILIES
 from benchmarks.conformance.checks import RAGGED, make_family, upgrade_with_open_gates
-from evaluation.decoding import Prompt, answer_log_probabilities, label_scores, see
+from evaluation.decoding import PAIRS, Prompt, answer_log_probabilities, label_scores, see
 
 
 LABELS = [[30, 31], [30, 32, 33], [30, 32, 34], [41, 42, 43]]
@@ -67,7 +67,7 @@ class Table:
         return torch.tensor(values).log_softmax(-1)
 
     def follow(self, rows: list[int], tokens: list[list[int]]) -> torch.Tensor:
-        assert len(rows) <= len(self.next)
+        assert len(rows) <= max(len(self.next), PAIRS)
         self.followed += [(row, tuple(label)) for row, label in zip(rows, tokens, strict=True)]
         longest = max(map(len, tokens))
         return torch.stack(
