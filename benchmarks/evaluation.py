@@ -1,6 +1,6 @@
 """
 What makes evaluation fast: ratios of samples a second, measured in turns in one run on the same model, rows and
-answers. On a GPU where there is one, else on the CPU (some minutes on two cores).
+answers. On a GPU where there is one, else on the CPU (some 20 minutes on two cores).
 
 python -m benchmarks.evaluation
 
