@@ -4,17 +4,23 @@ PYTHON := $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test quality style bench
+.PHONY: demo test quality style bench cards audit
 
 demo: $(STAMP)
 	$(RUN) -m benchmarks.demo
 
 test: $(STAMP)
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.overhead
 	$(RUN) -m benchmarks.evaluation
+
+cards: $(STAMP)
+	$(RUN) -m model_cards.cards
+
+audit: $(STAMP)
+	$(RUN) .ci/audit.py
 
 quality: $(STAMP)
 	$(RUN) -m ruff check

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from training.card import describe_run
 from training.checkpoints import resume_point
 from training.collator import EmoBenchCollator, token_lengths
 from training.data import load_mixture
@@ -173,10 +174,8 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
         eval_dataset=validation_rows,
         processing_class=processor,
         callbacks=[early_stopping(patience, training_args, validation)] if patience is not None else None,
-        datasets=script_args.datasets,
+        facts=describe_run(script_args, model_args, model, rows),
         lengths=token_lengths(rows, collator) if grouped else None,
-        dataset_weights=script_args.dataset_weights,
-        train=script_args.train,
         validation=validation,
     )
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -81,6 +81,7 @@ def make_rows(task: str, source: str, settings: tuple[str, ...], number: int, fo
                     "answer": answer,
                     "answers": [answer],
                     "label_distribution": [],
+                    "groups": [],
                     "messages": [{"role": role, "content": items} for role, items in turns],
                 }
             )

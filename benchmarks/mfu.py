@@ -155,7 +155,6 @@ def train(args: argparse.Namespace, folder: Path) -> Watch:
         train_dataset=Dataset.from_dict({"images": [[]] * steps * args.batch_size}),
         processing_class=LlavaProcessor(CLIPImageProcessorPil(), tokenizer),  # which TRL wants
         callbacks=[watch],
-        datasets=[],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

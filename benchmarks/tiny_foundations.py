@@ -53,6 +53,7 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
+CARD = "---\nlicense: apache-2.0\n---\n\nA small model of random weights, to stand in for a foundation.\n"
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 IMAGE_SIZE, PATCH_SIZE = 64, 16
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
@@ -216,6 +217,7 @@ def main() -> None:
     )
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)
+    (args.output / "README.md").write_text(CARD, encoding="utf-8")
     print(f"{args.kind}: {model.num_parameters():,} parameters in {args.output}")
 
 

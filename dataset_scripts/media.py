@@ -88,6 +88,30 @@ def locate(root, name, kind="picture"):
     return Path(path)
 
 
+def open_picture(file):
+    """A picture whose head alone is read, and whose pixels are few enough to be.
+
+    Args:
+        file (`Path`, `str` or binary file): Of one of `FORMATS`.
+
+    Returns:
+        `PIL.Image.Image`: Whose pixels, when they are read, may turn out to be broken: see `BROKEN`.
+
+    Raises:
+        `MediaError`: If it is absurdly large; what else is wrong with its head raises one of `BROKEN`.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise MediaError("picture too large to decode") from error
+    cost = COST_OF_OTHERS if "progressive" in image.info else COST.get(image.format, COST_OF_OTHERS)
+    if image.width * image.height * cost > MAX_DECODED:
+        image.close()
+        raise MediaError("picture too large to decode")
+    return image
+
+
 def fingerprint(data):
     """Decode a picture to its end, as it is shown (turned as its EXIF data say), and tell it from others.
 
@@ -105,10 +129,7 @@ def fingerprint(data):
         `MediaError`: If the picture is broken, cut off, of another format, or absurdly large.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            cost = COST_OF_OTHERS if "progressive" in image.info else COST.get(image.format, COST_OF_OTHERS)
-            if image.width * image.height * cost > MAX_DECODED:
-                raise MediaError("picture too large to decode")
+        with warnings.catch_warnings(action="ignore"), open_picture(io.BytesIO(data)) as image:
             size, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
             image.draft(None, (2 * GRID, 2 * GRID))
             if orientation != 1:

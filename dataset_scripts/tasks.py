@@ -31,6 +31,7 @@ class Questions:
         open (`tuple[str, ...]`): Paraphrases without options; empty when the task is only asked closed.
         context_name (`str`): What the context is called when it is quoted; `""` for a source without context.
         several (`bool`): Whether a sample may have more than one label.
+        groups (`tuple[str, ...]`): Attributes that say which people a sample is about, whose scores are told apart.
     """
 
     labels: tuple[str, ...]
@@ -38,6 +39,7 @@ class Questions:
     open: tuple[str, ...] = ()
     context_name: str = ""
     several: bool = False
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ TASKS = {
                     PERSON_CLOSED,
                     PERSON_OPEN,
                     context_name="Words in the clip",
+                    groups=("speaker",),
                 ),
             },
         ),
@@ -226,8 +229,12 @@ TASKS = {
         TaskSpec(
             name="hate_detection",
             sources={
-                source: Questions(NO_YES, MEME, context_name="Text on the meme")
-                for source in ("drawn", "hateful_memes", "harmeme")
+                source: Questions(NO_YES, MEME, context_name="Text on the meme", groups=groups)
+                for source, groups in {
+                    "drawn": (),
+                    "hateful_memes": ("protected_category",),
+                    "harmeme": ("target",),
+                }.items()
             },
             positive="yes",
         ),

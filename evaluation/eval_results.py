@@ -5,7 +5,8 @@ python -m evaluation.eval_results results/EmoLLM --dataset-id USER/EmoBench --ou
 
 USER/EmoBench is the Hub id of the dataset, and --output the folder of the model that is then uploaded. Each sub-task
 is an entry, its task_id being the sub-task's name, and so is their mean; the value is macro F1, 0 to 1. The format:
-https://huggingface.co/docs/hub/eval-results.
+https://huggingface.co/docs/hub/eval-results. The Hub shows them on the model's page. A leaderboard on the dataset's
+would need an `eval.yaml` there, whose `evaluation_framework` must be one that Hugging Face lists, as ours is not.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def make_entries(results: dict, dataset_id: str) -> list[EvalResultEntry]:
             dataset_id=dataset_id,
             task_id=name,
             value=scores["macro_f1"],
+            dataset_revision=results.get("dataset_commit"),
             notes=f"macro F1, 95% interval {scores['interval'][0]:.4f} to {scores['interval'][1]:.4f}, chance "
             f"{scores['chance']:.4f}, n {scores['n']}, {results['split']} split{limit}{emoprompt}",
         )

@@ -60,6 +60,16 @@ def allows_several(row: dict) -> bool:
     return asked is not None and asked.several
 
 
+def people_of(task: str, source: str, attributes: dict) -> list[list[str]]:
+    """The groups of people that a row is about, as attribute and value, as far as its source names them."""
+    asked = TASKS[task].sources.get(source)
+    found = []
+    for name in asked.groups if asked else ():
+        values = attributes.get(name) or []
+        found += [[name, value] for value in ([values] if isinstance(values, str) else values)]
+    return found
+
+
 def by_source(records: Iterable[dict]) -> dict[str, dict[str, list[dict]]]:
     groups: dict[str, dict[str, list[dict]]] = {name: {} for name in SUB_TASKS.values()}
     for record in sorted(records, key=lambda record: record["id"]):

@@ -25,18 +25,35 @@ from .classification import (
     vote_scores,
 )
 from .groups import SUB_TASKS, Group, allows_several, group_records, make_groups, read_shares
-from .significance import exact_mcnemar, interval, pool, resample
+from .significance import exact_mcnemar, interval, pool, resample, wilson
 
 
 __all__ = [
     "SUB_TASKS", "baseline", "bootstrap", "group_records", "interval", "paired_difference", "reliability", "score"
 ]  # fmt: skip
+FEWEST = 10  # rows of a group of people, below which it is not told apart
 MEANS = "macro_f1 accuracy weighted_f1 uar auroc ece brier chance majority agreement".split()
 
 
 def bootstrap(records: list[dict], seed: int = 0) -> dict[str, np.ndarray]:
     """Macro F1 `(1 + RESAMPLES,)`, the plain one first, by sub-task and for their `"mean"`."""
     return pool(resample(make_groups(records), seed))
+
+
+def people_scores(group: Group) -> dict[str, dict]:
+    """Accuracy by group of people, the largest first; of a source with votes for several labels, of whole sets."""
+    found: dict[str, dict] = {}
+    for row, right in zip(group.rows, (group.truth == group.guess).all(1).tolist(), strict=True):
+        for name, value in row.get("groups") or ():
+            found.setdefault(name, {}).setdefault(value, []).append(right)
+    return {
+        name: {
+            value: {"n": len(right), "accuracy": sum(right) / len(right), "interval": wilson(sum(right), len(right))}
+            for value, right in sorted(values.items(), key=lambda item: (-len(item[1]), item[0]))
+            if len(right) >= FEWEST
+        }
+        for name, values in found.items()
+    }
 
 
 def score_source(group: Group, replicates: np.ndarray) -> dict:
@@ -59,6 +76,8 @@ def score_source(group: Group, replicates: np.ndarray) -> dict:
         "agreement": sum(row["greedy"] == row["prediction"] for row in greedy) / len(greedy) if greedy else None,
         "confusion": None if group.several else confusion(truth, guess),
     }
+    if people := people_scores(group):
+        result["people"] = people
     if group.several:
         result |= several_scores(truth, guess) | {"threshold": group.threshold}
     elif group.scored.any():
@@ -102,9 +121,10 @@ def score(records: list[dict], seed: int = 0) -> dict[str, dict]:
           generated label is the prediction, else None),
         - the same by `sources`, and for each of these `labels` (precision, recall, F1 and n), `confusion` (answers by
           predictions, in the order of the choices, and a last column for no answer); `cross_entropy` and `top2` where
-          there are votes and probabilities; and for several labels, whose accuracy is that of whole sets and whose
-          confusion is None, `micro_f1`, `samples_f1` and the `threshold`, which has the best macro F1 on the
-          validation rows (None if the answers were generated).
+          there are votes and probabilities; `people` where the source names groups of them: by attribute and value,
+          from 10 rows on, `n`, `accuracy` and its 95% Wilson `interval`; and for several labels, whose accuracy is
+          that of whole sets and whose confusion is None, `micro_f1`, `samples_f1` and the `threshold`, which has the
+          best macro F1 on the validation rows (None if the answers were generated).
 
         `"mean"` is over the sub-tasks, each score over those that have it.
 

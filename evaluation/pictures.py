@@ -1,9 +1,12 @@
 """Pictures of a dataset's rows: decoded, or grey in their place."""
 
+import io
+
 import PIL.Image
 from datasets import Dataset, DatasetInfo, Features, Image, List
+from PIL import ExifTags, ImageOps
 
-from dataset_scripts.media import BROKEN
+from dataset_scripts.media import BROKEN, MediaError, open_picture
 
 
 # Pictures stay bytes until they are needed, which also spares those that decode twice what is in a list.
@@ -15,12 +18,21 @@ class PictureError(Exception):
 
 
 def decode_picture(image: dict) -> PIL.Image.Image:
-    """A picture of a row, turned as its EXIF data say."""
+    """
+    A picture of a row, `{"bytes": ..., "path": ...}`, turned as its EXIF data say. A path is one of this machine: what
+    a row names elsewhere is not fetched.
+    """
+    named = image["bytes"] is None and image["path"]
     try:
-        return Image().decode_example(image)
+        with open_picture(image["path"] if named else io.BytesIO(image["bytes"] or b"")) as picture:
+            picture.load()
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return ImageOps.exif_transpose(picture) if turned else picture
+    except MediaError as error:
+        raise PictureError(str(error)) from error
     except FileNotFoundError as error:
         raise PictureError("picture missing") from error
-    except PIL.Image.DecompressionBombError as error:
+    except PIL.Image.DecompressionBombError as error:  # of a frame within it
         raise PictureError("picture too large to decode") from error
     except BROKEN as error:
         raise PictureError("picture broken or truncated") from error

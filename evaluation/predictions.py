@@ -3,6 +3,7 @@
 | key | |
 |---|---|
 | id, source, task, setting, answer, answers, choices, label_distribution | as in the dataset |
+| groups | of people that the row is about, as pairs of attribute and value, where its source names them |
 | split | that was asked; of sources with several labels, validation rows are there too, to choose the threshold on |
 | prediction | one of `choices`, or null if the text names none or there is an `error`; of several the likeliest |
 | predictions | for a source with several labels, those that the generated text names; else null |

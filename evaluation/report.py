@@ -67,6 +67,7 @@ SEVERAL = {
     "threshold": ("threshold", decimal),
 }
 VOTES = {"cross_entropy": ("cross-entropy", decimal), "top2": ("top-2", percent)}
+PEOPLE = {name: COLUMNS[name] for name in ("n", "accuracy", "interval")}
 LABELS = {"n": COLUMNS["n"], **{name: (name, percent) for name in ("precision", "recall")}, "f1": ("F1", percent)}
 
 
@@ -184,7 +185,11 @@ def describe_source(task: str, source: str, scores: dict, records: list[dict]) -
         alt = f"Reliability of {name}: how often answers of each confidence are right; ECE {scores['ece']:.3f}."
         figures.append(picture(draw_reliability(reliability(records), scores["ece"]), alt))
     labels = make_table(f"Labels of {name}, in per cent", "label", scores["labels"], LABELS)
-    return {"name": source, "labels": labels, "figures": figures, "confusions": confusions}
+    people = [
+        make_table(f"Accuracy of {name} by {attribute.replace('_', ' ')}, in per cent", "group", groups, PEOPLE)
+        for attribute, groups in scores.get("people", {}).items()
+    ]
+    return {"name": source, "labels": labels, "people": people, "figures": figures, "confusions": confusions}
 
 
 def describe_sources(sources: dict[str, dict]) -> list[dict]:

@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
+import pyarrow.compute as pc
+from datasets import Dataset, List, Value, concatenate_datasets, get_dataset_config_names, load_dataset
 
 from modeling_emollm.emoprompt import EMOTION_TASKS
 
-from .groups import allows_several
+from .groups import allows_several, people_of
 from .pictures import undecoded
 from .predictions import draw_samples
 
 
 MODES = (None, "answer", "reason")  # of EmoPrompt
-COPIED = ("id", "source", "task", "setting", "split", "answer", "answers", "choices", "label_distribution")
+COPIED = ("id", "source", "task", "setting", "split", "answer", "answers", "choices", "label_distribution", "groups")
 ASKED = ("messages", "instruction", "context", "turns")
 
 
@@ -24,19 +25,22 @@ def sample_of(row_id: str) -> str:
 
 def draw_rows(rows: Dataset, split: str, limit: int | None, seed: int) -> Dataset:
     rows = rows.add_column("split", [split] * len(rows))
-    if limit is None:
-        return rows
-    samples = list(map(sample_of, rows["id"]))
-    kept = draw_samples(samples, limit, seed)
-    return rows.select([i for i, sample in enumerate(samples) if sample in kept])
+    if limit is not None:
+        samples = list(map(sample_of, rows["id"]))
+        kept = draw_samples(samples, limit, seed)
+        rows = rows.select([i for i, sample in enumerate(samples) if sample in kept])
+    attributes = rows["attributes"] if "attributes" in rows.column_names else [{}] * len(rows)
+    groups = [people_of(*row) for row in zip(rows["task"], rows["source"], attributes, strict=True)]
+    return rows.add_column("groups", groups, feature=List(List(Value("string"))))
 
 
 def load_rows(
     dataset: str, tasks: list[str], split: str, limit: int | None, seed: int, revision: str | None = None
 ) -> dict[str, Dataset]:
     """
-    The split's rows by task, with their pictures as they are stored and the column `split`; for sources with several
-    labels also the validation rows, on which the threshold is chosen from which a label counts as given.
+    The split's rows by task, with their pictures as they are stored and the columns `split` and `groups`, of people
+    (see [`people_of`]); for sources with several labels also the validation rows, on which the threshold is chosen
+    from which a label counts as given.
 
     Args:
         dataset (`str`): folder that `dataset_scripts.build_emobench` made, or Hub id.
@@ -67,9 +71,15 @@ def load_rows(
         if absent := [
             name
             for name in (*COPIED, *ASKED, "images")
-            if name != "split" and (name not in table.column_names or table[name].null_count)
+            if name not in ("split", "groups") and (name not in table.column_names or table[name].null_count)
         ]:
             raise ValueError(f"{task} of {dataset} has rows without {', '.join(absent)}. {build}")
+        stored = pc.struct_field(pc.list_flatten(table["images"]), "bytes")
+        if stored.null_count:
+            raise ValueError(
+                f"{task} of {dataset} has {stored.null_count} pictures that are paths to files, which may be any of "
+                f"this machine. {build}"
+            )
         parts = [draw_rows(undecoded(splits[split]), split, limit, seed)]
         several = {source for source in set(parts[0]["source"]) if allows_several({"task": task, "source": source})}
         if several and split != "validation" and "validation" in splits:

@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash, resolve_revision
 
 from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
@@ -53,7 +53,7 @@ from .predictions import (
     draw_samples,
     write_json,
 )
-from .rationales.teachers import Endpoint, TeacherError
+from .rationales.teachers import Endpoint, TeacherError, check_address
 from .rows import MODES, load_rows, make_batches, sample_of
 from .scoring import INPUTS, LABEL_SCORES, Preparation, answer_batch
 
@@ -99,6 +99,8 @@ class Run:
         for name, value in (("label-score", args.label_score), ("general", args.general)):
             if self.is_endpoint and value not in (None, "likelihood"):
                 raise ValueError(f"--{name} {value} needs a model in this process, not {args.model}.")
+        if self.is_endpoint:
+            check_address(args.model)
         self.folders = dict(zip(modes, args.output, strict=True))
         self.rows = load_rows(args.dataset, args.tasks, args.split, args.limit, args.seed, args.dataset_revision)
         self.conversations = load_conversations(args.general, args.seed) if args.general else None
@@ -195,7 +197,8 @@ class Run:
     @cached_property
     def loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         source = {"revision": self.args.revision, "trust_remote_code": True}
-        model = AutoModelForImageTextToText.from_pretrained(self.args.model, **source).to(self.state.device).eval()
+        model = AutoModelForImageTextToText.from_pretrained(self.args.model, use_safetensors=True, **source)
+        model = model.to(self.state.device).eval()
         processor = AutoProcessor.from_pretrained(self.args.model, **source)
         if not processor.chat_template:
             raise ValueError(
@@ -225,6 +228,13 @@ class Run:
             return None
         return extract_commit_hash(cached_file(self.args.model, "config.json", revision=self.args.revision), None)
 
+    def dataset_commit(self) -> str | None:
+        """Of the dataset on the Hub, as far as it can be told."""
+        if Path(self.args.dataset).is_dir():
+            return None
+        revision = resolve_revision(self.args.dataset, self.args.dataset_revision, repo_type="dataset")
+        return getattr(revision, "resolved", None)
+
     def report(self, records: dict[str | None, list[dict]]) -> None:
         if (answered := sum(map(len, records.values()))) != self.total:
             raise ValueError(f"{answered} of {self.total} rows are answered; the same command again asks the others.")
@@ -235,6 +245,7 @@ class Run:
             names += ("emoprompt", "emoprompt_wording", "input", "label_score")
             results = {name: settings[name] for name in names} | {
                 "commit": self.commit(),
+                "dataset_commit": self.dataset_commit(),
                 "versions": {library.__name__: library.__version__ for library in (torch, transformers, datasets)},
                 "n": len(records[mode]),
                 "seconds": sum(record["seconds"] for record in records[mode]),

@@ -48,6 +48,11 @@ def interval(replicates: np.ndarray) -> list[float]:
     return np.percentile(replicates[1:], [2.5, 97.5]).tolist()
 
 
+def wilson(right: int, n: int) -> list[float]:
+    """95% interval of a share of which n were seen (Wilson 1927), which also holds for few and for none."""
+    return list(map(float, binomtest(right, n).proportion_ci(method="wilson")))
+
+
 def exact_mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided exact p-value that two models are right equally often, from which of the n rows each has right, `(n,)`
     of bool: the rows that only one has right are a binomial sample of 1/2 (McNemar 1947)."""

@@ -34,9 +34,11 @@ speaker or text, a conversation without a user's turn.
 """
 
 import json
+import re
+from functools import lru_cache
 from pathlib import Path
 
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 
@@ -71,6 +73,31 @@ def attach_emoprompt(processor: ProcessorMixin) -> ProcessorMixin:
     return processor
 
 
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int, template: str) -> re.Pattern:
+    """
+    What a text must not hold to be a text and nothing else: special tokens, and others in brackets that the chat
+    template writes, such as `<think>`. `size` tells the tokenizer from itself with fewer tokens.
+    """
+    bracketed = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+    tokens = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if len(token.content) > 1
+        and (token.special or (token.content in template and bracketed.fullmatch(token.content)))
+    ]
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")  # which never matches
+
+
+def as_words(value, control: re.Pattern):
+    """A text, or a list or dict of texts, whose control tokens are broken by a space behind their first character."""
+    if isinstance(value, str):
+        return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", value)
+    if isinstance(value, dict):
+        return {key: as_words(item, control) for key, item in value.items()}
+    return [as_words(item, control) for item in value] if isinstance(value, list | tuple) else value
+
+
 def render_chat(
     processor: ProcessorMixin,
     messages: list[dict],
@@ -79,14 +106,19 @@ def render_chat(
     add_generation_prompt: bool = False,
 ) -> str:
     """
-    One conversation as text. Without `guidance`, EmoPrompt's template arguments, it is the foundation's own rendering.
+    One conversation as text. Without `guidance`, EmoPrompt's template arguments, it is the foundation's own rendering,
+    but for control tokens in what others than the assistant say: a caption can't end a turn, or bring in a picture.
 
     Raises:
         `ValueError`: if there is `guidance`, and no EmoPrompt in front of the processor's chat template.
     """
     if guidance and PROLOGUE_END not in (processor.chat_template or ""):
         raise ValueError("The processor's chat template has no EmoPrompt; call attach_emoprompt(processor) first.")
-    return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **(guidance or {}))
+    tokenizer, own = processor.tokenizer, (processor.chat_template or "").rpartition(PROLOGUE_END)[2]
+    control = _control_tokens(tokenizer, len(tokenizer), own)
+    messages = [turn if turn["role"] == "assistant" else as_words(turn, control) for turn in messages]
+    guidance = as_words(guidance or {}, control)
+    return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **guidance)
 
 
 def guide_messages(

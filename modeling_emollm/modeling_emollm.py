@@ -55,11 +55,13 @@ class EmoLLMPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         """
-        As in transformers, but strict.
+        As in transformers, but strict, and from safetensors alone: other files of weights are pickles.
 
         Raises:
+            `OSError`: if the checkpoint has no safetensors.
             `ValueError`: if the checkpoint lacks a weight, has one too many, or one of another shape.
         """
+        kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # for transformers, whose own error names no weight
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         _check_loaded(cls.__name__, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -349,6 +351,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
                 dtype=dtype,
                 device_map=device_map,
                 quantization_config=quantization_config,
+                use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )

@@ -7,7 +7,10 @@ in a fresh interpreter:
     with LoopbackHub() as hub:
         subprocess.run([sys.executable, "-m", ...], env=hub.environment(folder, token=OWNER))
 
-Errors have the Hub's statuses and headers, since huggingface_hub tells its exceptions by them.
+Errors have the Hub's statuses and headers, since huggingface_hub tells its exceptions by them. What can go wrong is
+made to go wrong by a `Fault`, of a route and of its n-th request:
+
+    hub.broken["commit"] = Fault(429, retry_after=1, requests=[1])
 """
 
 import base64
@@ -15,7 +18,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +42,24 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str, code: str = "", **content: str):
         super().__init__(message)
         self.status, self.message, self.code, self.content = status, message, code, content
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    What goes wrong with a route, from its first request on or with some of `requests` alone. One of:
+
+    `status` with `message` is answered instead of doing what is asked.
+    `cut` drops the connection: in the middle of the `"request"`, of which nothing is done, or of the `"answer"`.
+    `wrong` changes a byte on its way: of the request's body, or of the answer to a request without.
+    """
+
+    status: int | None = None
+    message: str = "broken for a test"
+    retry_after: int | None = None
+    cut: str | None = None
+    wrong: bool = False
+    requests: Container[int] = range(1, 1 << 30)
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,15 @@ class Repo:
         """What is on main."""
         return self.commits[self.branches["main"]].files
 
+    @property
+    def history(self) -> list[str]:
+        """Titles of the commits that led to main, the last first."""
+        titles, commit = [], self.at("main")
+        while commit:
+            titles.append(commit.title)
+            commit = self.commits.get(commit.parent)
+        return titles
+
     def at(self, revision: str) -> Commit:
         oid = self.branches.get(revision) or self.tags.get(revision) or revision
         if oid not in self.commits:
@@ -105,18 +136,22 @@ class LoopbackHub:
     """The server; its attributes tell a test what arrived.
 
     `repos` maps (`"dataset"`, `"owner/name"`) to what is stored, `requests` lists method, path and user's name, and
-    `broken` maps the name of a route to the status and message that it answers with instead.
+    `broken` maps the name of a route to its `Fault`.
     """
 
     def __init__(self):
-        self.repos: dict[tuple[str, str], Repo] = {}
-        self.uploads: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.broken: dict[str, tuple[int, str]] = {}
+        self.reset()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (HubHandler,), {"hub": self}))
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    def reset(self) -> None:
+        self.repos: dict[tuple[str, str], Repo] = {}
+        self.uploads: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.broken: dict[str, Fault] = {}
+        self.seen = Counter()  # requests to routes that are broken
 
     def __enter__(self) -> "LoopbackHub":
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -153,18 +188,28 @@ class HubHandler(BaseHTTPRequestHandler):
         pass
 
     def handle_any(self) -> None:
-        # read whatever comes of the answer: the rest of a body would be taken for the next request
-        self.body = self.read_body()
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         self.user = None
+        fault = self.fault_of(url.path)
+        if fault.cut == "request":
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            self.close_connection = True
+            return
+        # read whatever comes of the answer: the rest of a body would be taken for the next request
+        self.body = self.read_body()
+        if fault.wrong and self.body:
+            self.body = self.body[:-1] + bytes([self.body[-1] ^ 1])
         try:
             with self.hub.lock:
-                status, headers, content = 200, *self.answer(url.path)
+                status, headers, content = 200, *self.answer(url.path, fault)
         except Refusal as refusal:
             status, content = refusal.status, json.dumps({"error": refusal.message} | refusal.content).encode()
             headers = {"Content-Type": "application/json", "X-Error-Message": refusal.message}
             headers |= {"X-Error-Code": refusal.code} if refusal.code else {}
+            headers |= {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+        if fault.wrong and not self.body and content:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         if status == 200 and self.headers.get("Range") and self.command in ("GET", "HEAD"):
             status, headers, content = self.part(headers, content)
         self.send_response(status)
@@ -172,6 +217,8 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if fault.cut == "answer":
+            content, self.close_connection = content[: len(content) // 2], True
         if self.command != "HEAD":
             self.wfile.write(content)
         self.wfile.flush()
@@ -196,22 +243,36 @@ class HubHandler(BaseHTTPRequestHandler):
             return 416, {"Content-Range": f"bytes */{len(content)}"}, b""
         return 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}, content[start:stop]
 
-    def answer(self, path: str) -> tuple[dict, bytes]:
+    def route_of(self, path: str) -> tuple[Callable[..., Any] | None, dict[str, str]]:
+        for method, pattern, route in ROUTES:
+            if (match := re.fullmatch(pattern, path)) and self.command in method:
+                return route, {key: unquote(value or "") for key, value in match.groupdict().items()}
+        return None, {}
+
+    def fault_of(self, path: str) -> Fault:
+        route, _ = self.route_of(path)
+        if route is None or route.__name__ not in self.hub.broken:
+            return Fault()
+        with self.hub.lock:
+            self.hub.seen[route.__name__] += 1
+            fault = self.hub.broken[route.__name__]
+            return fault if self.hub.seen[route.__name__] in fault.requests else Fault()
+
+    def answer(self, path: str, fault: Fault) -> tuple[dict, bytes]:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in USERS:
             raise Refusal(401, "Invalid credentials in Authorization header")
         self.user = USERS.get(token)
         self.hub.requests.append((self.command, path, self.user))
-        for method, pattern, route in ROUTES:
-            if (match := re.fullmatch(pattern, path)) and self.command in method:
-                name = route.__name__
-                if name in self.hub.broken:
-                    raise Refusal(*self.hub.broken[name])
-                content = route(self, **{key: unquote(value or "") for key, value in match.groupdict().items()})
-                if isinstance(content, tuple):
-                    return content
-                return {"Content-Type": "application/json"}, json.dumps(content).encode()
-        raise Refusal(404, f"LoopbackHub does not serve {self.command} {path}")
+        if fault.status:
+            raise Refusal(fault.status, fault.message)
+        route, arguments = self.route_of(path)
+        if route is None:
+            raise Refusal(404, f"LoopbackHub does not serve {self.command} {path}")
+        content = route(self, **arguments)
+        if isinstance(content, tuple):
+            return content
+        return {"Content-Type": "application/json"}, json.dumps(content).encode()
 
     # who may do what
 

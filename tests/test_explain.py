@@ -1,5 +1,6 @@
 """The command that answers a question about a picture and draws what was looked at."""
 
+import warnings
 from itertools import combinations
 
 import numpy as np
@@ -11,8 +12,8 @@ from matplotlib.font_manager import fontManager, get_font
 from PIL import Image
 from transformers import AutoProcessor, BatchFeature
 
-from evaluation import explain
-from evaluation.explain import find_grid, make_ground, model_views, to_tensor
+from evaluation import explain, explanation
+from evaluation.explanation import find_grid, make_ground, model_views, to_tensor
 from evaluation.explanation_figure import SLOTS, find_fonts, make_figure, slot_centres, slot_shares
 from modeling_emollm import EmoLLMForConditionalGeneration
 from modeling_emollm.compact import compact_processor
@@ -82,7 +83,7 @@ def figures(monkeypatch):
     """The figures that the command makes."""
     made = []
     monkeypatch.setattr(
-        explain, "make_figure", lambda *inputs, **more: made.append(make_figure(*inputs, **more)) or made[-1]
+        explanation, "make_figure", lambda *inputs, **more: made.append(make_figure(*inputs, **more)) or made[-1]
     )
     return made
 
@@ -251,7 +252,7 @@ def test_much_text_is_laid_out(number, shape):
     gates = {"holistic": 0.1, "content": -0.9, "relation": 0.0, "temporal": 0.2}
     temporal = torch.full((number, 8, number), 1 / number)
     question = "Why\t\x11" + "do people think that she would rather not have come " * 12 + "悲" * 200
-    with pytest.warns(UserWarning) if find_fonts("悲")[1] else explain.warnings.catch_warnings():
+    with pytest.warns(UserWarning) if find_fonts("悲")[1] else warnings.catch_warnings():
         figure = make_figure(question, record, grounds, maps, gates, temporal, "frame")
         assert_all_can_be_read(figure)
     shown = "".join(texts(figure))

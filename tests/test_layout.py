@@ -15,11 +15,12 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("modeling_emollm", "dataset_scripts")  # import nothing of ours
 # huggingface_hub comes with transformers, whose configurations are declared by its `strict`.
 MODEL_NEEDS = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-ROOMS = (*LIBRARIES, "evaluation", "training", "train_sft", "model_cards", "benchmarks")
+ROOMS = (*LIBRARIES, "evaluation", "training", "train_sft", "model_cards", "benchmarks", "space")
 MAY_IMPORT = {  # beside LIBRARIES
     "training": {"evaluation"},
     "train_sft": {"training"},
     "benchmarks": {"training", "evaluation"},
+    "space": {"evaluation"},
 }
 FILES = sorted(file for room in ROOMS for file in [*ROOT.glob(f"{room}.py"), *ROOT.glob(f"{room}/**/*.py")])
 

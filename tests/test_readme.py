@@ -1,4 +1,7 @@
-"""The README's commands and snippets run as they stand, in its order, in a copy of the repository."""
+"""
+The README's commands and snippets run as they stand, in its order, in a copy of the repository, beside a Hub on the
+loopback interface; USER becomes the name of who signed in there.
+"""
 
 import itertools
 import os
@@ -9,12 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from loopback_hub import OWNER, File, LoopbackHub, Repo
 
 from dataset_scripts.readers import READERS
 
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMOLVLM2 = "HuggingFaceTB/SmolVLM2-256M-Video-Instruct"  # whose training is estimated
 
 
 def blocks(*languages: str) -> list[tuple[str, str]]:
@@ -39,11 +44,18 @@ def test_every_command_and_snippet_runs(clone):
         text = "".join(block for _, block in group)  # snippets go on with each other's variables
         script.append(f"python - <<'SNIPPETS'\n{text}SNIPPETS\n" if language == "python" else text)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "".join(script)],
-        cwd=clone, env=os.environ | {"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    with LoopbackHub() as hub:
+        foundation = hub.repos["model", SMOLVLM2] = Repo("model", SMOLVLM2)
+        config = (ROOT / "tests" / "training" / "foundation_configs" / "smolvlm2_256m.json").read_bytes()
+        foundation.commit("main", "config", "", {"config.json": File(config, lfs=False)})
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "".join(script).replace("USER/", "owner/")],
+            cwd=clone, env=hub.environment(clone / "home", OWNER) | {"PATH": path},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    published = {("dataset", "EmoBench"), ("dataset", "EmoBench-Drawn"), ("model", "EmoLLM"), ("space", "EmoLLM-Demo")}
+    assert {(kind, f"owner/{name}") for kind, name in published | {("space", "emobench")}} < set(hub.repos)
     for picture in ("results/comparison.png", "explanation.png"):
         assert (clone / picture).stat().st_size > 10_000
 
@@ -54,7 +66,15 @@ def test_the_tree_names_what_there_is():
     for name in named:
         places = [
             ROOT / room / name
-            for room in ("", "modeling_emollm", "dataset_scripts", "training", "evaluation", "benchmarks")
+            for room in (
+                "",
+                "modeling_emollm",
+                "dataset_scripts",
+                "training",
+                "evaluation",
+                "benchmarks",
+                "model_cards",
+            )
         ]
         assert any(place.exists() for place in places), f"the README's tree names {name}, which is not there"
     rooms = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}

@@ -4,7 +4,6 @@ import io
 import math
 from functools import partial
 
-import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import PartialState
@@ -23,7 +22,7 @@ from PIL import ExifTags
 from transformers.utils import logging
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
-from dataset_scripts.media import BROKEN
+from dataset_scripts.media import BROKEN, MediaError, open_picture
 from evaluation.pictures import PICTURES, grey_picture, undecoded
 
 
@@ -57,12 +56,12 @@ def picture_size(image: pa.StructScalar) -> tuple[int, int]:
     """Height and width of a picture of a row, from the head of the file; `GREY`'s if that can't be read."""
     data = image["bytes"].as_buffer() if image["bytes"].is_valid else None
     try:
-        with PIL.Image.open(pa.BufferReader(data) if data else image["path"].as_py()) as picture:
+        with open_picture(pa.BufferReader(data) if data else image["path"].as_py()) as picture:
             # A PNG without EXIF data in its head would be decoded to look for them at its end.
             orientation = {"exif", "xmp"} & picture.info.keys() and picture.getexif().get(ExifTags.Base.Orientation)
             turned = orientation in (5, 6, 7, 8)  # by a quarter
             return picture.size if turned else picture.size[::-1]
-    except (PIL.Image.DecompressionBombError, AttributeError, *BROKEN):
+    except (MediaError, AttributeError, *BROKEN):
         return GREY_SIZE
 
 

@@ -22,6 +22,7 @@ from trl import ModelConfig
 
 from modeling_emollm import EmoLLMForConditionalGeneration, attach_emoprompt, compact_processor
 
+from .card import CARD, FACTS
 from .checkpoints import not_written
 
 
@@ -79,7 +80,7 @@ def load_model(
             processor = compact_processor(processor, number)
     else:
         model = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+            name, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     if model_args.attn_implementation:  # now, since the upgrade's probe runs on the CPU, which not all can
         getattr(model, "foundation", model).set_attn_implementation(model_args.attn_implementation)
@@ -169,8 +170,8 @@ def choose_trainable(model: PreTrainedModel, train: str, model_args: ModelConfig
             ),
         )
         model.peft_config["default"].base_model_name_or_path = ""  # of which peft asks the Hub at every checkpoint
-    trained = model.num_parameters(only_trainable=True)
-    PartialState().print(f"train={train}: {trained:,} of {total:,} parameters.")
+    model.parameter_counts = {"all": total, "trained": model.num_parameters(only_trainable=True)}
+    PartialState().print(f"train={train}: {model.parameter_counts['trained']:,} of {total:,} parameters.")
     return model
 
 
@@ -239,7 +240,7 @@ def save_trained(trainer) -> None:
             upload_folder(
                 repo_id=trainer.hub_model_id,
                 folder_path=output,
-                allow_patterns=[*files, "README.md"],
+                allow_patterns=[*files, FACTS, CARD],
                 delete_patterns=stale,
                 commit_message="End of training",
                 token=trainer.args.hub_token,

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jinja2 import Template
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
@@ -15,12 +14,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig, SFTTrainer
 
+from .card import Clock, describe_training, write_card
 from .checkpoints import StopOnSignal, complete_checkpoints, ignore_signals, not_written
 from .features import with_encoder_outputs
-from .validation import Validation, score_of_model
+from .validation import Validation
 
-
-CARD = Path(__file__).parents[1] / "model_cards" / "emollm.md.jinja"
 
 # TRL's defaults of what this loss, this collator and this order of the rows leave no room for.
 FIXED = {
@@ -68,10 +66,9 @@ class EmoLLMTrainer(SFTTrainer):
     not, stops at a loss that is not finite, and writes our model card.
 
     Args:
-        datasets (`list[str]`): what is trained on, for the card; a folder is named without its path.
+        facts (`dict`, *optional*): what [`describe_run`] tells, for `training.json` and the card; without it neither
+            is written.
         lengths (`list[int]`, *optional*): tokens of each row, to batch rows of like length together.
-        dataset_weights (`list[float]`, *optional*): their shares, for the card.
-        train (`str`, *optional*): what of the model is trained, for the card.
         validation (`Validation`, *optional*): scores that every evaluation adds to the loss.
         args, kwargs: as SFTTrainer's.
 
@@ -85,10 +82,8 @@ class EmoLLMTrainer(SFTTrainer):
         self,
         *,
         args: SFTConfig,
-        datasets: list[str],
+        facts: dict | None = None,
         lengths: list[int] | None = None,
-        dataset_weights: list[float] | None = None,
-        train: str | None = None,
         validation: Validation | None = None,
         **kwargs,
     ):
@@ -105,9 +100,7 @@ class EmoLLMTrainer(SFTTrainer):
         self.args.hub_strategy = HubStrategy.END  # what is pushed before lacks its code, or what LoRA is merged into
         self.args.logging_nan_inf_filter = False  # a wait in every step, to hide what _check_finite finds
         self.args.restore_callback_states_from_checkpoint = True  # of early stopping
-        self.datasets = [Path(name).name if Path(name.partition(":")[0]).is_dir() else name for name in datasets]
-        self.dataset_weights = dataset_weights
-        self.trained = train
+        self.facts = facts
         self.validation = validation
         self.skipped = {"train": Counter(), "eval": Counter()}
         self._warned = set()
@@ -118,6 +111,7 @@ class EmoLLMTrainer(SFTTrainer):
         self._grad_norm = 0.0
         self.stop = StopOnSignal(self)
         self.add_callback(self.stop)
+        self.add_callback(Clock())
 
     # --- The loss
 
@@ -312,28 +306,7 @@ class EmoLLMTrainer(SFTTrainer):
             raise ValueError(f"The checkpoint does not fit the model: {', '.join(sorted(wrong))} are not in both.")
 
     def create_model_card(self, *args, **kwargs):
-        """Writes README.md beside the weights. TRL, which calls this at checkpoints and pushes, passes other facts."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        config = self.model.config
-        foundation = getattr(config, "foundation_config", config).name_or_path
-        is_best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
-        text = Template(CARD.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True).render(
-            name=self.hub_model_id or folder.name,
-            is_emollm=config.model_type == "emollm",
-            foundation="" if Path(foundation).is_dir() else foundation,
-            datasets=self.datasets,
-            dataset_weights=self.dataset_weights,
-            train=self.trained,
-            lora_r=self.model.peft_config["default"].r if isinstance(self.model, PeftModel) else None,
-            score=score_of_model(self.state, is_best),
-            is_best=is_best,
-            steps=self.state.global_step,
-            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            learning_rate=self.args.learning_rate,
-            seed=self.args.seed,
-        )
-        unfinished = folder / "README.md.tmp"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(folder / "README.md")
+        """Tells of the training beside the weights. TRL, which calls this at checkpoints, passes other facts."""
+        if self.facts is not None and self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            write_card(folder, self.facts | describe_training(self), self.hub_model_id or folder.name)

@@ -1,6 +1,7 @@
 """EmoBench's scores as a module of Hugging Face's evaluate, `evaluate.load("evaluation/emobench")` from the root.
 
-The computing is `evaluation.metrics`', so this repository must be installed or be where Python is started.
+The computing is `evaluation.metrics`', so from here this repository must be installed or be where Python is started;
+the copy that `python -m model_cards.publish metric` puts on the Hub has all of it beside it.
 """
 
 import datasets

@@ -38,7 +38,7 @@ class EmoLLM(lmms):
             raise ValueError(f"--batch_size {batch_size}: this model is asked one question at a time, use 1.")
         self.accelerator = Accelerator()
         source = {"revision": revision, "trust_remote_code": True}
-        self.model = AutoModelForImageTextToText.from_pretrained(pretrained, **source)
+        self.model = AutoModelForImageTextToText.from_pretrained(pretrained, use_safetensors=True, **source)
         self.model.to(device or self.accelerator.device).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained, **source)
 

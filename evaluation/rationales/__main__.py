@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from PIL import Image
 from tqdm import tqdm
 
+from dataset_scripts.media import MediaError, open_picture
 from modeling_emollm.emoprompt import EMOTION_TASKS
 
 from ..predictions import draw_samples
@@ -66,7 +66,7 @@ def estimate_tokens(folder: Path, todo: dict[str, set[str]], requests: Counter, 
         tokens[1] += len(first_request(sample).text) / CHARACTERS_A_TOKEN
         tokens[2] += len(second_request(sample, "").text) / CHARACTERS_A_TOKEN + RATIONALE_TOKENS
         for data in sample.images:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_picture(io.BytesIO(data)) as image:
                 tokens[1] += image.width * image.height / PIXELS_A_TOKEN
     taken = sum(requests[which] * tokens[which] / number for which in tokens)
     return round(taken), requests[1] * RATIONALE_TOKENS + requests[2] * ANSWER_TOKENS
@@ -141,7 +141,7 @@ def main(args: argparse.Namespace) -> None:
             f"Another command writes {args.output} or {path} (it holds {error.lock_file}): wait for it, or choose "
             "another --output and --responses."
         ) from error
-    except (TeacherError, OSError, KeyboardInterrupt) as stop:
+    except (TeacherError, MediaError, OSError, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt)
         number = len(responses) if responses else 0
         print("interrupted" if interrupted else stop, file=sys.stderr)

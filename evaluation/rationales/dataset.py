@@ -18,6 +18,7 @@ from dataset_scripts.manifest import MANIFEST, digest_file, verify
 from dataset_scripts.rows import ROW_SCHEMA
 from dataset_scripts.scan import write_json
 from dataset_scripts.shards import open_writer
+from dataset_scripts.tasks import TASKS
 
 from ..predictions import draw_samples
 from .checks import KEPT, UNANSWERED, Outcome, Request, Sample, examine
@@ -40,11 +41,13 @@ def read_stats(folder: Path) -> dict:
     stats.json of a build, of which every file was checked.
 
     Raises:
-        `ValueError`: if the folder is no finished build, or has changed since, or has rationales.
+        `ValueError`: if the folder is no finished build, or has changed since, or has rationales, or other tasks.
     """
     if problems := verify(folder):
         raise ValueError(f"{folder} is not what was built: {'; '.join(problems)}. Build or download it again.")
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    if unknown := sorted(stats["configs"].keys() - TASKS.keys()):  # they are names of folders
+        raise ValueError(f"{folder} has the tasks {', '.join(unknown)}, which EmoBench does not: build it again.")
     if "rationales" in stats:
         raise ValueError(f"{folder} has rationales, by {stats['rationales']['teacher']}: give the build without them.")
     return stats

@@ -6,13 +6,14 @@ import io
 import os
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
 import torch
 from aiolimiter import AsyncLimiter
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from dataset_scripts.media import open_picture
 from modeling_emollm.emoprompt import encode_chats
 
 from ..predictions import digest
@@ -22,6 +23,7 @@ from .checks import Request
 RETRIES = 5  # with waits that double from half a second, or as long as the endpoint asks for
 REFUSALS = (400, 403, 413, 422)  # of this request, by what it holds, or of all
 TRANSIENT = (408, 409, 429)  # and all from 500
+SHORTEST_KEY = 8  # characters; what is shorter, such as EMPTY, is no secret, and may be a word of an answer
 
 
 class TeacherError(Exception):
@@ -45,7 +47,7 @@ def read_reply(text: str | None, finish_reason: str | None, input_tokens: int, o
 
 def data_url(image: bytes) -> str:
     """The picture's bytes as they are. Cameras' MPO files are JPEGs with a second picture behind the first."""
-    with Image.open(io.BytesIO(image)) as opened:
+    with open_picture(io.BytesIO(image)) as opened:
         kind = opened.get_format_mimetype().replace("image/mpo", "image/jpeg")
     return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
@@ -62,9 +64,20 @@ async def refuse_malformed(response) -> None:
             response.status_code = 502
 
 
+def check_address(url: str) -> None:
+    """Raises a `ValueError` if an endpoint's address may hold a key: addresses are recorded, shown and published."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"The address of the endpoint at {parts.hostname} has more to it than host and path: give its key in "
+            "OPENAI_API_KEY."
+        )
+
+
 class Endpoint:
     """
-    A model behind an endpoint; the key is in the environment, as `OPENAI_API_KEY`, if one is needed.
+    A model behind an endpoint; the key is in the environment, as `OPENAI_API_KEY`, if one is needed. It is taken out
+    of whatever the endpoint says, before that is written or shown.
 
     Args:
         url (`str`): up to and with `/v1`.
@@ -76,7 +89,7 @@ class Endpoint:
 
     Raises:
         `TeacherError`: if the endpoint does not list its models.
-        `ValueError`: if it has several, and `model` does not say which, or the key can't be one.
+        `ValueError`: if it has several, and `model` does not say which, or the key can't be one or is in the address.
     """
 
     def __init__(
@@ -91,6 +104,7 @@ class Endpoint:
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (self.key.isascii() and self.key.isprintable()):
             raise ValueError("OPENAI_API_KEY has characters that no key has: copy it again.")
+        check_address(url)
         self.options = {"base_url": url, "api_key": self.key or "none", "timeout": timeout, "max_retries": RETRIES}
         self.url, self.workers, self.requests_per_minute = url, concurrency, requests_per_minute
         self.name = model or self.find_model()
@@ -106,8 +120,12 @@ class Endpoint:
         except (openai.APIError, ValueError, AttributeError, TypeError) as error:
             raise TeacherError(f"{self.url} lists no models ({self.describe(error)}); name one by --model.") from error
         if len(names) != 1:
-            raise ValueError(f"{self.url} has {len(names)} models ({', '.join(names)}); name one by --model.")
+            listed = self.without_key(", ".join(names))
+            raise ValueError(f"{self.url} has {len(names)} models ({listed}); name one by --model.")
         return names[0]
+
+    def without_key(self, text: str) -> str:
+        return text.replace(self.key, "[the key]") if len(self.key) >= SHORTEST_KEY else text
 
     async def __aenter__(self) -> "Endpoint":
         hooks = {"response": [refuse_malformed]}
@@ -122,8 +140,7 @@ class Endpoint:
 
     def describe(self, error: Exception) -> str:
         """In a line, and without the key, whatever the endpoint repeats."""
-        text = " ".join(str(error).split())
-        return (text.replace(self.key, "[the key]") if self.key else text)[:300]
+        return self.without_key(" ".join(str(error).split()))[:300]
 
     def give_up(self, error: openai.APIStatusError) -> TeacherError:
         remedies = {
@@ -165,7 +182,7 @@ class Endpoint:
             raise self.give_up(error) from error
         choice, usage = completion.choices[0], completion.usage
         tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        return read_reply(choice.message.content, choice.finish_reason, *tokens)
+        return read_reply(self.without_key(choice.message.content or ""), choice.finish_reason, *tokens)
 
 
 class LocalModel:
@@ -190,7 +207,8 @@ class LocalModel:
     async def __aenter__(self) -> "LocalModel":
         source = {"revision": self.revision, "trust_remote_code": True}
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForImageTextToText.from_pretrained(self.path, **source).to(device).eval()
+        model = AutoModelForImageTextToText.from_pretrained(self.path, use_safetensors=True, **source)
+        self.model = model.to(device).eval()
         self.processor = AutoProcessor.from_pretrained(self.path, **source)
         return self
 
@@ -220,7 +238,7 @@ class LocalModel:
         inputs = encode_chats(
             self.processor,
             [[{"role": "user", "content": turn}] for turn in turns],
-            [[Image.open(io.BytesIO(image)) for image in request.images] for request in requests],
+            [[open_picture(io.BytesIO(image)) for image in request.images] for request in requests],
         ).to(self.model.device, self.model.dtype)
         tokens = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False, num_beams=1)
         ends = self.model.generation_config.eos_token_id

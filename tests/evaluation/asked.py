@@ -42,6 +42,7 @@ def make_row(text, colours, choices, setting="closed", task="hate_detection", so
         "answer": choices[0],
         "answers": choices[:1],
         "label_distribution": [],
+        "groups": [],
         "messages": [{"role": "user", "content": content}, answer],
     }
     return row | columns
@@ -57,6 +58,7 @@ FEATURES = Features(
         "choices": List(Value("string")),
         "answers": List(Value("string")),
         "label_distribution": List(Value("float32")),
+        "groups": List(List(Value("string"))),
         "messages": List(Json()),
     }
 )

@@ -47,7 +47,9 @@ def test_written_file_is_read_by_the_hub_library(tmp_path):
         "EmoPrompt answer"
     )
     (whole, *_) = make_entries({**RESULTS, "limit": None, "emoprompt": None}, "someone/EmoBench")
-    assert whole.notes.endswith("test split")
+    assert whole.notes.endswith("test split") and whole.dataset_revision is None
+    (pinned, *_) = make_entries({**RESULTS, "dataset_commit": "a" * 40}, "someone/EmoBench")
+    assert pinned.dataset_revision == "a" * 40
 
 
 def test_bad_input(tmp_path):

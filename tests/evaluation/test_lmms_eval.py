@@ -6,16 +6,12 @@ import math
 import os
 import shutil
 import subprocess
-import sys
-import sysconfig
-import tempfile
-import venv
-import zlib
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from environment import make_environment
 from transformers import AutoProcessor
 
 from dataset_scripts.features import FEATURES
@@ -26,7 +22,6 @@ from modeling_emollm import EmoLLMForConditionalGeneration, MultiPerspectiveVisu
 
 
 ROOT = Path(__file__).parents[2]
-CACHE = ROOT / ".cache"
 REQUIREMENTS = ROOT / "evaluation" / "lmms_eval" / "requirements.txt"
 SUB_TASKS = {
     "Emo-C": "emobench_emo_c",
@@ -45,30 +40,14 @@ LONGER = {  # labels of several tokens, which differ in the first, and which do 
 @pytest.fixture(scope="module")
 def lmms_eval_python() -> Path:
     """Python of an environment that has lmms-eval in front of everything that is installed here."""
-    key = zlib.crc32(repr([sys.prefix, sys.version, REQUIREMENTS.read_text()]).encode())
-    folder = CACHE / f"lmms-eval-{key:08x}"
-    if not folder.is_dir():
-        CACHE.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            part = Path(temporary) / "environment"
-            venv.create(part, symlinks=True)
-            python = part / "bin" / "python"
-            options = ["--no-deps", "--only-binary", ":all:", "--retries", "1", "--no-compile", "-r", REQUIREMENTS]
-            command = [sys.executable, "-m", "pip", "--python", python, "install", *options]
-            result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            if result.returncode:
-                reason = f"lmms-eval can't be installed:\n{result.stderr}"
-                if os.environ.get("CI") == "true":
-                    pytest.fail(reason, pytrace=False)
-                pytest.skip(reason)
-            (packages,) = part.glob("lib/python*/site-packages")
-            for tasks in (packages / "lmms_eval" / "tasks").iterdir():
-                if tasks.is_dir():  # its own, which it would read at each start, for longer than it runs ours
-                    shutil.rmtree(tasks)
-            here = sysconfig.get_path("purelib")
-            (packages / "running.pth").write_text(f"import site; site.addsitedir({here!r})\n")
-            part.rename(folder)  # whole or not at all
-    return folder / "bin" / "python"
+
+    def drop_tasks(packages: Path) -> None:
+        for tasks in (packages / "lmms_eval" / "tasks").iterdir():
+            if tasks.is_dir():  # its own, which it would read at each start, for longer than it runs ours
+                shutil.rmtree(tasks)
+
+    options = ["--no-deps", "--only-binary", ":all:"]
+    return make_environment("lmms-eval", REQUIREMENTS, *options, finish=drop_tasks)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ from sklearn.metrics import (
 
 from dataset_scripts.tasks import TASKS
 from evaluation.classification import best_threshold, reliability_bins, weighted_macro_f1
+from evaluation.groups import people_of
 from evaluation.metrics import baseline, bootstrap, group_records, paired_difference, reliability, score
-from evaluation.significance import exact_mcnemar
+from evaluation.significance import exact_mcnemar, wilson
 
 
 EMOTIONS = ["happiness", "sadness", "anger"]
@@ -300,6 +301,46 @@ def test_several_labels_that_were_generated():
     source = score(records)["scores"]["intent"]["sources"]["intentonomy"]
     assert (source["accuracy"], source["threshold"], source["unparsed"]) == (pytest.approx(1 / 3), None, 1)
     assert source["samples_f1"] == pytest.approx(1 / 3)
+
+
+def test_groups_of_people_have_scores_of_their_own():
+    """Twelve memes attack a religion, ten of which are recognised; ten a nationality, and two of these both."""
+    records = make_records([("yes", "yes")] * 10 + [("yes", "no")] * 10 + [("no", "no")] * 5, source="hateful_memes")
+    for i, record in enumerate(records[:20]):
+        kinds = (["religion"] if i < 12 else []) + (["nationality"] if i >= 10 else [])
+        record["groups"] = [["protected_category", kind] for kind in kinds]
+    records[20]["groups"] = [["protected_category", "sex"]]  # too few
+    scores = score(records)["scores"]["hate"]["sources"]["hateful_memes"]
+    assert scores["people"] == {
+        "protected_category": {
+            "religion": {"n": 12, "accuracy": 10 / 12, "interval": wilson(10, 12)},
+            "nationality": {"n": 10, "accuracy": 0.0, "interval": wilson(0, 10)},
+        }
+    }
+    assert list(scores["people"]["protected_category"]) == ["religion", "nationality"], "the largest first"
+    assert "people" not in score(make_records([("yes", "yes")] * 20))["scores"]["hate"]["sources"]["drawn"]
+
+
+def test_the_wilson_interval_is_that_of_its_formula():
+    for right, n in ((0, 10), (7, 12), (12, 12)):
+        z, share = 1.959964, right / n
+        middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+        assert wilson(right, n) == pytest.approx(expected, abs=1e-6)
+
+
+def test_people_are_those_that_the_source_names():
+    hateful = {"set": "train", "protected_category": ["race", "sex"], "attack_type": ["mocking"]}
+    assert people_of("hate_detection", "hateful_memes", hateful) == [
+        ["protected_category", "race"],
+        ["protected_category", "sex"],
+    ]
+    assert people_of("hate_detection", "harmeme", {"level": "very harmful", "target": "society"}) == [
+        ["target", "society"]
+    ]
+    assert people_of("hate_detection", "harmeme", {"level": "not harmful", "target": None}) == []
+    assert people_of("hate_detection", "mine", {"target": "society"}) == []
+    assert people_of("emotion_recognition", "meld", {"speaker": "Ross"}) == [["speaker", "Ross"]]
 
 
 def test_interval_is_the_bootstrap_of_scipy():

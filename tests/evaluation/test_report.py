@@ -68,7 +68,7 @@ def all_records(accuracy):
     records += make_records("emotion_recognition", "drawn", accuracy, setting="open")
     records += make_records("intent_understanding", "intentonomy", accuracy, n=60)
     records += make_records("intent_understanding", "intentonomy", accuracy, n=60, split="validation")
-    records += make_records("hate_detection", "harmeme", accuracy)
+    records += make_records("hate_detection", "harmeme", accuracy, groups=[["target", "society <i>"]])
     for record, greedy in zip(records, ["neutral", "happiness", ""], strict=False):
         record["greedy"] = greedy
     nothing = {"prediction": None, "probabilities": None, "text": None}
@@ -180,6 +180,11 @@ def test_runs_are_compared_with_baselines_p_and_general_ability(page):
     cell = page.table("What each run is better by than EmoLLM")["hate"]
     assert cell["foundation"].startswith(f"{100 * expected['difference']:+.1f} [") and cell["p"] == "<0.001"
     assert "The text-only baseline is missing" in page.text and "--input picture" in page.text
+
+
+def test_groups_of_people_have_a_table(page):
+    table = page.table("Accuracy of hate, harmeme by target")
+    assert table == {"society <i>": {"rows": "40", "accuracy": "80.0", "95% interval": "65.2 to 89.5"}}
 
 
 def test_how_the_answers_came_about(page):

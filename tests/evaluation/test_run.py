@@ -219,7 +219,7 @@ def test_what_is_on_the_hub_is_pinned_and_named_by_commit(finished, tiny_foundat
     assert result.returncode == 0, result.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["commit"] == results["revision"] == commits["model"]
-    assert results["dataset_revision"] == commits["dataset"]
+    assert results["dataset_commit"] == results["dataset_revision"] == commits["dataset"]
     expected = [record for record in finished[1] if record["task"] == "hate_detection"]
     assert timeless(read_predictions(tmp_path / "run")) == timeless(expected)
 
@@ -389,12 +389,13 @@ def test_a_picture_that_can_not_be_decoded_is_counted(tiny_foundations, drawn_da
 
 @pytest.fixture(scope="module")
 def real_sources(tmp_path_factory):
-    """Sources that are not like EmoBench-Drawn: several labels a picture, and clips without frames."""
+    """Sources unlike EmoBench-Drawn: several labels a picture, clips without frames, and groups of people."""
     folder = tmp_path_factory.mktemp("sources")
-    make_sources(folder, scale=0, names=["intentonomy", "mintrec"])
+    make_sources(folder, scale=0, names=["intentonomy", "mintrec", "meld"])
     sources = {name: str(folder / name) for name in ("intentonomy", "mintrec")}
     build(sources, folder / "pictures", video="frames", frames=2)
     build({"mintrec": sources["mintrec"]}, folder / "clips", video="clip")
+    build({"meld": str(folder / "meld")}, folder / "people", video="frames", frames=1)
     return folder
 
 
@@ -417,6 +418,16 @@ def test_several_labels_are_scored_by_a_threshold_of_the_validation_rows(tiny_fo
     assert 0 <= scores["intentonomy"]["threshold"] <= 1 and "samples_f1" in scores["intentonomy"]
     tested = [record for record in records if record["split"] == "test"]
     assert scores["intentonomy"]["n"] + scores["mintrec"]["n"] == len(tested)
+
+
+def test_groups_of_people_are_told_apart(tiny_foundations, real_sources, tmp_path):
+    dataset = real_sources / "people"
+    records = evaluate(tiny_foundations["llava"], dataset, tmp_path / "run", "--agreement", 0)
+    rows = load_dataset(str(dataset), "emotion_recognition", split="test")
+    speakers = {row["id"]: row["attributes"]["speaker"] for row in rows}
+    assert {record["id"]: record["groups"] for record in records} == {
+        name: [["speaker", speaker]] for name, speaker in speakers.items()
+    }
 
 
 def test_clips_without_frames_are_refused(tiny_foundations, real_sources, tmp_path):

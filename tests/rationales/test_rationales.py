@@ -22,9 +22,9 @@ from loopback_teacher import Asked, LoopbackTeacher, Reply, code_of, right
 from PIL import Image
 
 from benchmarks.fake_sources import make_sources
-from dataset_scripts import publish_emobench
 from dataset_scripts.manifest import verify
 from dataset_scripts.pipeline import build
+from dataset_scripts.publication import lay_out, read_stats
 from dataset_scripts.tasks import TASKS
 from evaluation.rationales import __main__ as rationales
 from evaluation.rationales import dataset as rationale_dataset
@@ -103,8 +103,8 @@ def test_everything_is_reported(finished, capsys, drawn_dataset, tmp_path):
     assert "## Rationales" in card and "`wise`" in card and "| hate_detection | drawn | 16 | 16 | – |" in card
     assert "## Rationales" not in (drawn_dataset / "README.md").read_text()
     (tmp_path / "stage").mkdir()
-    stats = publish_emobench.read_stats(output)
-    publish_emobench.stage(output, stats, tmp_path / "stage", "user/name", media=False, gated=False)
+    stats = read_stats(output)
+    lay_out(output, stats, tmp_path / "stage", "user/name", media=False, gated=False)
     assert verify(tmp_path / "stage") == [] and "`wise`" in (tmp_path / "stage" / "README.md").read_text()
     loaded = load_dataset(str(tmp_path / "stage"), "hate_detection", split="train", cache_dir=str(tmp_path / "cache"))
     assert all(loaded["rationale"])

@@ -60,9 +60,7 @@ def real_step(model, training_args, tiny_foundations, drawn_dataset, config) -> 
     """FLOPs of a step of the trainer, and the bytes that autograd keeps for its backward pass."""
     processor = AutoProcessor.from_pretrained(tiny_foundations["llava"])
     rows = load_mixture([f"{drawn_dataset}:hate_detection"], None, "train", 0)
-    trainer = EmoLLMTrainer(
-        model=model, args=training_args, train_dataset=rows, processing_class=processor, datasets=[]
-    )
+    trainer = EmoLLMTrainer(model=model, args=training_args, train_dataset=rows, processing_class=processor)
     if training_args.activation_checkpointing:  # as Trainer does when it begins
         model.activation_checkpointing_enable()
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)

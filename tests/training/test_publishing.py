@@ -2,21 +2,29 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard
+from datasets import Dataset
+from huggingface_hub import ModelCard, ResolvedRevision
 from loopback_hub import OWNER, File, LoopbackHub, Repo
-from sft_run import RECIPE, ROOT, options, train
+from sft_run import RECIPE, ROOT, options, train, words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.card import describe_foundation, describe_rows
+from training.data import load_mixture
+from training.trainer import EmoLLMTrainer
 
 
 MODEL_FILES = {
     "chat_template.jinja", "compact.py", "config.json", "configuration_emollm.py", "generation_config.json",
     "model.safetensors", "modeling_emollm.py", "mvp.py", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "README.md",
+    "tokenizer_config.json", "README.md", "training.json",
 }  # fmt: skip
 SCORED = {"eval_strategy": "steps", "eval_steps": 1, "eval_samples": 2}
 LOAD = """
@@ -46,6 +54,10 @@ facts = {
 }
 print(json.dumps(facts))
 """
+
+
+def facts_of(folder: Path) -> dict:
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
 
 # --- The repository
@@ -107,8 +119,8 @@ def test_what_is_pushed_loads_in_a_fresh_interpreter(pushed, tmp_path):
 
 def test_its_card_says_what_was_trained(pushed):
     text = pushed[0].repos["model", "owner/emollm"].files["README.md"].data.decode()
-    assert 'from_pretrained("owner/emollm", trust_remote_code=True)' in text
-    assert "- Data: drawn:hate_detection\n" in text
+    assert 'from_pretrained("owner/emollm", revision=REVISION, trust_remote_code=True)' in text
+    assert "- Data: drawn:hate_detection\n" in text and "- Foundation: a local folder\n" in text
     assert "- Trained weights: MVP; LoRA of rank 4 on the language model, merged into it\n" in text
     state = json.loads((pushed[1] / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))
     (log,) = [log for log in state["log_history"] if "eval_loss" in log]
@@ -116,6 +128,122 @@ def test_its_card_says_what_was_trained(pushed):
     assert "3 steps of 4 samples, learning rate 0.01, seed 5\n" in text
     card = ModelCard(text)
     assert card.data.library_name == "transformers" and "emollm" in card.data.tags
+    assert card.data.license == "other" and card.data.base_model is None
+
+
+def test_its_facts_are_those_of_the_training(pushed):
+    facts = facts_of(pushed[1])
+    assert facts["is_emollm"] and (facts["train"], facts["lora_r"], facts["lora_alpha"]) == ("mvp+lora", 4, 32)
+    assert (facts["foundation"], facts["revision"], facts["licence"]) == (None, None, None)
+    assert facts["datasets"] == [
+        {"name": "drawn", "on_hub": False, "configs": ["hate_detection"], "revision": None, "weight": None}
+    ]
+    assert facts["rows"] == [{"source": "drawn", "task": "hate_detection", "licence": "Apache-2.0", "rows": 16}]
+    assert 0 < facts["trained_parameters"] < facts["parameters"]
+    assert (facts["steps"], facts["batch_size"], facts["seed"]) == (3, 4, 5)
+    assert (facts["lr_scheduler_type"], facts["optimizer"]) == ("constant_with_warmup", "adamw_torch_fused")
+    assert (facts["emoprompt_share"], facts["reason_share"]) == (0.75, 0.0)
+    assert (facts["dtype"], facts["precision"]) == ("float32", "fp32")
+    assert facts["device"]["name"].startswith("CPU") and facts["device"]["count"] == 1
+    assert facts["seconds"] > 0 and facts["energy"] is None
+    assert facts["score"]["step"] == 1 and facts["score"]["is_best"]
+    assert set(facts["versions"]) == {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+
+
+def test_its_card_says_what_it_is_not_and_what_the_law_limits(pushed):
+    text = pushed[0].repos["model", "owner/emollm"].files["README.md"].data.decode()
+    for told in ("It is not", "12.1%", "Article 5(1)(f)", "Article 50(3)", "device-hours", "has not been evaluated"):
+        assert told in text
+    assert "| the foundation | not known to the training: that of the foundation |" in text
+
+
+# --- The facts
+
+
+@pytest.mark.parametrize(("readme", "licence"), [(None, None), ("mit", "mit"), ("other", None)])
+def test_the_licence_of_a_foundation_in_a_folder_is_that_of_its_card(tmp_path, readme, licence):
+    if readme:
+        (tmp_path / "README.md").write_text(f"---\nlicense: {readme}\n---\n", encoding="utf-8")
+    assert describe_foundation(str(tmp_path), None) == {"foundation": None, "revision": None, "licence": licence}
+
+
+def test_a_foundation_of_the_hub_has_its_commit_and_its_licence(tmp_path, monkeypatch):
+    """From its card at that commit; tests/test_whole_road.py reads one from a Hub."""
+    (tmp_path / "card.md").write_text("---\nlicense: llama2\n---\n", encoding="utf-8")
+    commit = ResolvedRevision("a" * 40, "v1.0")
+    monkeypatch.setattr("training.card.resolve_revision", lambda *_: commit)
+    cards = {"llava-hf/llava-1.5-7b-hf": tmp_path / "card.md"}
+    monkeypatch.setattr("training.card.cached_file", lambda name, *_, revision, **__: revision and cards.get(name))
+    facts = {"foundation": "llava-hf/llava-1.5-7b-hf", "revision": "a" * 40, "licence": "llama2"}
+    assert describe_foundation("llava-hf/llava-1.5-7b-hf", "v1.0") == facts
+    assert describe_foundation("owner/no-card", None)["licence"] is None
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    (trained / "training.json").write_text(json.dumps(facts | {"steps": 3}), encoding="utf-8")
+    monkeypatch.undo()
+    assert describe_foundation(str(trained), None) == facts, "what a training has left started where that had"
+
+
+def test_rows_are_counted_by_source_and_by_dataset(drawn_dataset, captions):
+    rows = load_mixture([f"{drawn_dataset}:hate_detection,emotion_recognition", str(captions)], None, "train", 0)
+    assert describe_rows(rows) == [
+        {"source": "drawn", "task": "hate_detection", "licence": "Apache-2.0", "rows": 16},
+        {"source": "drawn", "task": "emotion_recognition", "licence": "Apache-2.0", "rows": 32},
+        {"source": "captions", "task": "captioning", "licence": None, "rows": 8},
+    ]
+    rows = Dataset.from_list([words(i) | {"id": f"me/chat:default/train/{i}", "task": None} for i in range(3)])
+    assert describe_rows(rows) == [{"source": "me/chat", "task": None, "licence": None, "rows": 3}]
+
+
+def test_the_time_of_a_resumed_training_is_that_of_all_its_parts(
+    tiny_foundations, drawn_dataset, tmp_path, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr("training.card.time.monotonic", lambda: now[0])
+    step = EmoLLMTrainer.training_step
+
+    def slow(self, *args, **kwargs):
+        now[0] += 100
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(EmoLLMTrainer, "training_step", slow)
+    fields = {"save_strategy": "steps", "save_steps": 1, "report_to": "none"}
+    train(tiny_foundations["llava"], f"{drawn_dataset}:hate_detection", tmp_path, **fields)
+    assert facts_of(tmp_path)["seconds"] == 200
+    os.rename(tmp_path / "checkpoint-2", tmp_path / "lost")
+    now[0] = 5.0  # another process
+    train(
+        tiny_foundations["llava"], f"{drawn_dataset}:hate_detection", tmp_path, resume_from_checkpoint="last", **fields
+    )
+    assert facts_of(tmp_path)["seconds"] == 200, "a hundred before the checkpoint, and a hundred after it"
+
+
+def test_energy_is_that_of_this_training_as_codecarbon_measured_it(
+    tiny_foundations, drawn_dataset, tmp_path, monkeypatch
+):
+    """By a stand-in, which writes as codecarbon does: what a run used so far, to the file of all runs of a folder."""
+    columns = "timestamp,run_id,emissions,energy_consumed,country_name"
+
+    class Tracker:
+        def __init__(self, output_dir):
+            self.file = tmp_path / "emissions.csv"
+            assert str(tmp_path) == output_dir
+
+        def start(self):
+            self.file.write_text(f"{columns}\n2001-01-01T00:00:00,earlier,9.0,90.0,France\n", encoding="utf-8")
+
+        def stop(self):
+            now = datetime.now().isoformat(timespec="seconds")
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(f"{now},this,0.1,1.0,France\n{now},this,0.25,2.5,France\n{now},that,0.5,5.0,France\n")
+
+    stand_in = SimpleNamespace(__spec__=SimpleNamespace(), EmissionsTracker=Tracker)
+    monkeypatch.setitem(sys.modules, "codecarbon", stand_in)
+    train(tiny_foundations["llava"], f"{drawn_dataset}:hate_detection", tmp_path, max_steps=1, report_to="codecarbon")
+    assert facts_of(tmp_path)["energy"] == {"kwh": 7.5, "kg_co2eq": 0.75, "country": "France"}
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "7.5 kWh, or 0.75 kg of CO2 equivalents with the electricity of France" in card.text
+    assert card.data.co2_eq_emissions["emissions"] == 750
 
 
 # --- The card
@@ -131,9 +259,12 @@ def test_the_card_of_a_resumed_mixture_is_that_of_an_uninterrupted_one(tiny_foun
     assert "- Data: drawn:hate_detection, mixed in the proportions 3.0\n" in card
     assert "- Trained weights: all\n" in card and "best of all" not in card
     assert f"- Validation: mean macro F1 {score['eval_mean_macro_f1']:.3f} at step 2\n" in card
+    facts = facts_of(tmp_path)
     os.rename(tmp_path / "checkpoint-2", tmp_path / "later")
     train(tiny_foundations["llava"], dataset, tmp_path, resume_from_checkpoint="last", **fields)
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == card
+    assert facts_of(tmp_path) | {"seconds": facts["seconds"]} == facts
+    took = r"Training took .* minutes"
+    assert re.sub(took, "", (tmp_path / "README.md").read_text(encoding="utf-8")) == re.sub(took, "", card)
 
 
 def test_a_run_that_was_not_scored_says_nothing_of_it(trained):

@@ -35,7 +35,7 @@ def test_the_command_leaves_nothing_else(trained):
     assert {path.name for path in trained.iterdir()} == {
         "chat_template.jinja", "compact.py", "config.json", "configuration_emollm.py", "generation_config.json",
         "model.safetensors", "modeling_emollm.py", "mvp.py", "processor_config.json", "tokenizer.json",
-        "tokenizer_config.json", "README.md",
+        "tokenizer_config.json", "README.md", "training.json",
     }  # fmt: skip
     assert [path.name for path in trained.parent.iterdir()] == [trained.name]
 

@@ -47,7 +47,6 @@ def trainer(processors, drawn_dataset, tmp_path):
             train_dataset=rows,
             eval_dataset=rows if validation else None,
             processing_class=processors["llava"],
-            datasets=[],
             validation=validation,
             callbacks=callbacks,
         )

@@ -60,9 +60,7 @@ def trainer(tiny_foundations, processor, tmp_path):
     model = EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["llava"]), mvp_size=16)
     args = SFTConfig(str(tmp_path), remove_unused_columns=False, use_cpu=True, bf16=False, report_to="none")
     rows = Dataset.from_list([words(0)])  # it trains nothing
-    return EmoLLMTrainer(
-        model=model, args=args, data_collator=list, train_dataset=rows, processing_class=processor, datasets=[]
-    )
+    return EmoLLMTrainer(model=model, args=args, data_collator=list, train_dataset=rows, processing_class=processor)
 
 
 # --- The scores

@@ -5,21 +5,18 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import Dataset
-from loopback_hub import OWNER, READER, File, LoopbackHub, Repo
+from loopback_hub import OWNER, READER, Fault, File, Repo
 
 from benchmarks.fake_sources import make_sources
 from dataset_scripts.manifest import verify
 from dataset_scripts.pipeline import build
-from dataset_scripts.publish_emobench import copy_text
+from dataset_scripts.publication import copy_text
 from dataset_scripts.tasks import TASKS
 
 
@@ -48,26 +45,6 @@ name, *streams = sys.argv[1:]
 found = {c: [load(name, c, streaming=s == "stream") for s in streams] for c in get_dataset_config_names(name)}
 print(json.dumps(found))
 """
-# Runs the command with each token and arguments, and prints what it exits with.
-COMMANDS = """
-import json, os, sys
-from dataset_scripts import publish_emobench
-ends = []
-for token, *arguments in json.load(sys.stdin):
-    os.environ["HF_TOKEN"] = token or ""
-    sys.argv = ["publish_emobench", *arguments]
-    try:
-        ends.append(publish_emobench.main())
-    except SystemExit as end:
-        ends.append(end.code)
-print(json.dumps(ends))
-"""
-
-
-@pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as hub:
-        yield hub
 
 
 @pytest.fixture(scope="module")
@@ -93,33 +70,12 @@ def built(sources, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(hub, tmp_path):
-    """Run Python in a fresh interpreter that knows no Hub but ours, with an empty cache."""
-
-    def run(*arguments: str, token: str | None, stdin: str = "", folder: Path | None = None):
-        home = tmp_path / f"home{len(list(tmp_path.glob('home*')))}"
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env=hub.environment(home, token) | {"PYTHONPATH": str(Path(__file__).parents[1])},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=folder,
-        )
-
-    return run
-
-
-@pytest.fixture
-def publish(run):
-    def publish(*arguments: str | Path) -> str:
-        """What the command prints."""
-        done = run("-m", "dataset_scripts.publish_emobench", *map(str, arguments), token=OWNER)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return publish
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """EmoBench-Drawn of one task."""
+    folder = tmp_path_factory.mktemp("small") / "drawn"
+    build({"drawn": None}, folder, ("hate_detection",), seed=5, drawn_size=16)
+    return folder
 
 
 @pytest.fixture
@@ -131,18 +87,6 @@ def load(run):
         return done.stderr.splitlines()[-1] if done.returncode else json.loads(done.stdout.splitlines()[-1])
 
     return load
-
-
-@pytest.fixture
-def refuse(run):
-    """How the command ends, for each token and arguments."""
-
-    def refuse(*calls: tuple) -> list[str]:
-        done = run("-c", COMMANDS, token=None, stdin=json.dumps([list(map(str, call)) for call in calls]))
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return refuse
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -173,10 +117,11 @@ def rows_of(folder: Path | dict[str, bytes], config: str, split: str) -> list[di
 
 
 def test_drawn_is_published_in_one_commit_and_loads_by_name(drawn_dataset, hub, publish, load, tmp_path):
-    printed = publish(drawn_dataset, "--repo-id", "owner/EmoBench-Drawn")
+    printed = publish("dataset", drawn_dataset, "--repo-id", "owner/EmoBench-Drawn")
     repo = hub.repos["dataset", "owner/EmoBench-Drawn"]
-    assert (repo.private, repo.gated, len(repo.commits)) == (False, False, 2)
-    assert f"published {hub.endpoint}/datasets/owner/EmoBench-Drawn/commit/{repo.branches['main']}\n" == printed
+    assert (repo.private, repo.gated, list(repo.branches)) == (False, False, ["main"])
+    assert [title.split()[0] for title in repo.history] == ["EmoBench", "initial"]
+    assert f"published {hub.endpoint}/datasets/owner/EmoBench-Drawn/commit/{repo.branches['main']}\n" in printed
     mine, theirs = contents(drawn_dataset), uploaded(repo)
     assert set(mine) == set(theirs)
     assert {path for path in mine if mine[path] != theirs[path]} == {"README.md", "manifest.json"}
@@ -191,17 +136,18 @@ def test_drawn_is_published_in_one_commit_and_loads_by_name(drawn_dataset, hub, 
 
 def test_media_that_may_not_be_passed_on_are_refused(built, hub, refuse):
     (public, gated) = refuse(
-        (OWNER, built, "--repo-id", "owner/EmoBench"), (OWNER, built, "--repo-id", "owner/EmoBench", "--gated", "auto")
+        (OWNER, "dataset", built, "--repo-id", "owner/EmoBench"),
+        (OWNER, "dataset", built, "--repo-id", "owner/EmoBench", "--gated", "auto"),
     )
     for message in (public, gated):
         assert "nothing says that pictures and clips of ferplus, mintrec, harmeme may be passed on" in message
         assert "harmeme: none stated for the memes: research only, never redistribute" in message
         assert "--without-media, or --private" in message
-    assert not hub.repos and not hub.requests
+    assert not hub.repos and {path for _, path, _ in hub.requests} == {"/api/whoami-v2"}
 
 
 def test_private_is_for_the_owner_alone(built, hub, publish, load):
-    publish(built, "--repo-id", "owner/mine", "--private")
+    publish("dataset", built, "--repo-id", "owner/mine", "--private")
     assert hub.repos["dataset", "owner/mine"].private
     for token in (None, READER):
         assert "doesn't exist on the Hub or cannot be accessed" in load("owner/mine", token)
@@ -209,21 +155,21 @@ def test_private_is_for_the_owner_alone(built, hub, publish, load):
     assert load("owner/mine", OWNER) == {config: [splits, splits] for config, (splits,) in local.items()}
 
 
-def test_gated_is_for_those_who_agree(drawn_dataset, hub, publish, load):
-    publish(drawn_dataset, "--repo-id", "owner/gated", "--gated", "manual")
+def test_gated_is_for_those_who_agree(small, hub, publish, load):
+    publish("dataset", small, "--repo-id", "owner/gated", "--gated", "manual")
     repo = hub.repos["dataset", "owner/gated"]
     assert repo.gated == "manual" and not repo.private
     settings = hub.requests.index(("PUT", "/api/datasets/owner/gated/settings", "owner"))
-    commit = hub.requests.index(("POST", "/api/datasets/owner/gated/commit/main", "owner"))
+    commit = hub.requests.index(("POST", "/api/datasets/owner/gated/commit/publishing", "owner"))
     assert settings < commit, "nothing may be there before the gate is"
     assert "you agree" in head_of(repo.files["README.md"].data)["extra_gated_prompt"]
     assert "gated dataset" in load("owner/gated") and "gated dataset" in load("owner/gated", READER)
     repo.granted.add("reader")
-    assert set(load("owner/gated", READER, ("stream",))) == set(TASKS)
+    assert set(load("owner/gated", READER, ("stream",))) == {"hate_detection"}
 
 
 def test_without_media_nothing_of_a_picture_or_clip_leaves(built, sources, hub, publish, tmp_path):
-    printed = publish(built, "--repo-id", "owner/text", "--without-media")
+    printed = publish("dataset", built, "--repo-id", "owner/text", "--without-media")
     assert "Check that these let you publish them" in printed and "harmeme: none stated" in printed
     repo = hub.repos["dataset", "owner/text"]
     assert not repo.private and is_verified(repo, tmp_path)
@@ -249,7 +195,7 @@ def test_without_media_nothing_of_a_picture_or_clip_leaves(built, sources, hub, 
 def test_annotations_load_by_name_and_the_cards_lines_join_ones_own_copies(
     built, sources, hub, publish, load, run, tmp_path
 ):
-    publish(built, "--repo-id", "owner/text", "--without-media")
+    publish("dataset", built, "--repo-id", "owner/text", "--without-media")
     loaded = load("owner/text")
     for config, (stored, streamed) in loaded.items():
         assert stored == streamed
@@ -298,39 +244,38 @@ def test_annotations_have_the_rationales(drawn_dataset, tmp_path):
     assert loaded["rationale"][:] == texts and "images" not in loaded.features
 
 
-def test_publishing_again_replaces_what_was_there_and_leaves_other_files(drawn_dataset, hub, publish, tmp_path):
-    publish(drawn_dataset, "--repo-id", "owner/drawn")
+def test_publishing_again_replaces_what_was_there_and_leaves_other_files(drawn_dataset, small, hub, publish):
+    publish("dataset", drawn_dataset, "--repo-id", "owner/drawn")
     repo = hub.repos["dataset", "owner/drawn"]
     repo.commit("main", "by hand", "", repo.files | {"LICENSE": File(b"mine", lfs=False)})
-    build({"drawn": None}, tmp_path / "other", ("hate_detection",), seed=5, drawn_size=16)
-    publish(tmp_path / "other", "--repo-id", "owner/drawn")
-    mine, theirs = contents(tmp_path / "other"), uploaded(repo)
-    assert set(theirs) == {*mine, "LICENSE"} and len(repo.commits) == 4
+    publish("dataset", small, "--repo-id", "owner/drawn")
+    mine, theirs = contents(small), uploaded(repo)
+    assert set(theirs) == {*mine, "LICENSE"} and len(repo.history) == 4
     assert {path for path in mine if mine[path] != theirs[path]} == {"README.md", "manifest.json"}
 
 
-def test_refusals_say_what_to_do(drawn_dataset, hub, refuse, tmp_path):
+def test_refusals_say_what_to_do(small, hub, refuse, tmp_path):
     for name, private in (("owner/public", False), ("owner/private", True)):
         repo = hub.repos["dataset", name] = Repo("dataset", name, private=private)
         repo.commit("main", "initial commit", "", {})
     for name in ("changed", "unfinished"):
-        shutil.copytree(drawn_dataset, tmp_path / name)
+        shutil.copytree(small, tmp_path / name)
     (tmp_path / "changed" / "duplicates.jsonl").write_text("{}\n")
     (tmp_path / "changed" / "notes.txt").write_text("mine")
     (tmp_path / "unfinished" / "manifest.json").unlink()
-    drawn, to = drawn_dataset, "--repo-id"
+    drawn, to = small, "--repo-id"
     endings = refuse(
-        (OWNER, tmp_path / "none", to, "owner/new"),
-        (OWNER, tmp_path / "unfinished", to, "owner/new"),
-        (OWNER, tmp_path / "changed", to, "owner/new"),
-        (OWNER, drawn, to, "new"),
-        (OWNER, drawn, to, "owner/what is this"),
-        ("", tmp_path / "changed", to, "owner/new"),  # before gigabytes are read in vain
-        ("hf_wrong", drawn, to, "owner/new"),
-        (READER, drawn, to, "owner/new"),
-        (READER, drawn, to, "owner/public"),
-        (OWNER, drawn, to, "owner/public", "--private"),
-        (OWNER, drawn, to, "owner/private"),
+        (OWNER, "dataset", tmp_path / "none", to, "owner/new"),
+        (OWNER, "dataset", tmp_path / "unfinished", to, "owner/new"),
+        (OWNER, "dataset", tmp_path / "changed", to, "owner/new"),
+        (OWNER, "dataset", drawn, to, "new"),
+        (OWNER, "dataset", drawn, to, "owner/what is this"),
+        ("", "dataset", tmp_path / "changed", to, "owner/new"),  # before gigabytes are read in vain
+        ("hf_wrong", "dataset", drawn, to, "owner/new"),
+        (READER, "dataset", drawn, to, "owner/new"),
+        (READER, "dataset", drawn, to, "owner/public"),
+        (OWNER, "dataset", drawn, to, "owner/public", "--private"),
+        (OWNER, "dataset", drawn, to, "owner/private"),
     )
     for ending, told in zip(
         endings,
@@ -349,23 +294,29 @@ def test_refusals_say_what_to_do(drawn_dataset, hub, refuse, tmp_path):
         ),
         strict=True,
     ):
-        assert ending.startswith("publish_emobench: ") and told in ending, (told, ending)
+        assert ending.startswith("publish: ") and told in ending, (told, ending)
         assert "\n" not in ending
     assert list(hub.repos) == [("dataset", "owner/public"), ("dataset", "owner/private")]
     assert not any(repo.files for repo in hub.repos.values())
 
 
-def test_a_hub_that_fails_is_told_of_without_a_traceback(drawn_dataset, hub, refuse):
-    hub.broken = {"commit": (409, "another one is at it")}
-    (ending,) = refuse((OWNER, drawn_dataset, "--repo-id", "owner/one"))
-    assert "owner/one: something else is changing this repository" in ending and "409" in ending
-    hub.uploads.clear()
-    hub.broken = {"lfs_upload": (403, "quota is used up")}
-    (ending,) = refuse((OWNER, drawn_dataset, "--repo-id", "owner/one"))
-    assert "owner/one: " in ending and "403" in ending and "\n" not in ending
-    hub.endpoint = "http://127.0.0.1:9"
-    (ending,) = refuse((OWNER, drawn_dataset, "--repo-id", "owner/one"))
-    assert ending.startswith("publish_emobench: http://127.0.0.1:9 cannot be reached: ")
+def test_large_files_that_do_not_arrive(small, hub, refuse, tmp_path):
+    """What fails once is sent again; what is refused, or arrives with another byte, is told of."""
+    call = (OWNER, "dataset", small, "--repo-id", "owner/one")
+    hub.broken = {"lfs_upload": Fault(403, "quota is used up")}
+    (ending,) = refuse(call)
+    assert "owner/one: your token may not do that" in ending and "403" in ending and "\n" not in ending
+    hub.broken = {"lfs_upload": Fault(wrong=True)}
+    (ending,) = refuse(call)
+    assert "owner/one: the Hub refuses" in ending and "is another" in ending and not hub.repos
+    hub.seen.clear()
+    hub.broken = {
+        "lfs_upload": Fault(cut="request", requests=[1]),
+        "lfs_batch": Fault(429, retry_after=1, requests=[1]),
+        "resolve": Fault(cut="answer", requests=[40]),
+    }
+    assert refuse(call) == [None]
+    assert is_verified(hub.repos["dataset", "owner/one"], tmp_path) and hub.seen["lfs_batch"] > 1
 
 
 # the Hub of the tests itself

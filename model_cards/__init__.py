@@ -1,0 +1,1 @@
+"""Cards rendered from measured files, and the way to the Hub."""
