@@ -33,6 +33,10 @@ def unreachable(service: str) -> str | None:
         with urllib.request.urlopen(request, timeout=15):
             return None
     except urllib.error.HTTPError as error:
+        if error.code < 500:  # it is there, and does not understand the question
+            raise SystemExit(
+                f"NOT AUDITED: {service} answers {error.code} {error.reason}, not what is known."
+            ) from error
         return f"{error.code} {error.reason}"
     except OSError as error:
         return str(getattr(error, "reason", error))
@@ -60,8 +64,8 @@ def main(args: argparse.Namespace) -> int:
     options = ["--no-deps", "--disable-pip", "--vulnerability-service", "osv", "--osv-url", args.osv_url]
     options += [f"--ignore-vuln={name}" for name in ACCEPTED]
     command = [tool(), "-m", "pip_audit", "--progress-spinner=off", *options]
-    # one by one, since one package may be pinned to different versions
-    return max([subprocess.run([*command, "-r", ROOT / name]).returncode for name in PINNED])
+    # one by one, since one package may be pinned to different versions; one that was killed has a negative code
+    return int(any([subprocess.run([*command, "-r", ROOT / name]).returncode for name in PINNED]))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
@@ -18,7 +18,7 @@ from dataset_scripts.shards import FRAME_SIDE
 from dataset_scripts.tasks import SPLITS, TASKS
 
 
-TEMPLATE = Path(__file__).with_name("card.md.jinja")
+TEMPLATES = Path(__file__).parent
 FIGURE = "figures/counts.png"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 # Okabe and Ito's colours, told apart with every kind of colour vision and by their lightness; the shapes help too
@@ -101,9 +101,11 @@ def render_card(infos, stats, name="path/to/this/folder", media=True, gated=Fals
     # of the sources that have rows, the first split with any
     filled = {source: split for _, source, split, count in reversed(counts) if count["kept"]}
     filled = {source: filled[source] for source in sources if source in filled}
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["number"] = "{:,}".format
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = environment.get_template("card.md.jinja").render(
         metadata=render_metadata(infos, stats, media, gated),
         name=name,
         media=media,

@@ -1,7 +1,7 @@
-"""The manifest of a build: size and SHA-256 of every file, so that a copy can be checked."""
+"""The manifest of a build: size and SHA-256 of every file, so that a copy can be checked; and a digest of weights."""
 
 import json
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 
 from tqdm import tqdm
 
@@ -13,6 +13,19 @@ def digest_file(path):
     """SHA-256 of a file (`Path`), in hexadecimal digits."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def digest_safetensors(folder):
+    """What tells the weights of a model from others': SHA-256 of what `sha256sum *.safetensors` says in its folder.
+
+    Args:
+        folder (`Path`): A model, or its snapshot in the Hub's cache.
+
+    Returns:
+        `str` or `None`: Hexadecimal digits; None if there is no such file.
+    """
+    lines = "".join(f"{digest_file(path)}  {path.name}\n" for path in sorted(folder.glob("*.safetensors")))
+    return sha256(lines.encode()).hexdigest() if lines else None
 
 
 def verify(folder):

@@ -39,6 +39,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils.hub import cached_file, extract_commit_hash, resolve_revision
 
+from dataset_scripts.manifest import digest_safetensors
 from modeling_emollm.emoprompt import EMOTION_TASKS, PROLOGUE, attach_emoprompt
 
 from .endpoint import Asking
@@ -87,7 +88,7 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, state: PartialState):
         self.args, self.state = args, state
-        self.is_endpoint = args.model.startswith(("http://", "https://"))
+        self.is_endpoint = args.model.lower().startswith(("http://", "https://"))
         modes = [None if mode == "none" else mode for mode in args.emoprompt]
         if len(set(modes)) < len(modes) or len(set(args.output)) < len(modes) or len(args.output) != len(modes):
             raise ValueError(
@@ -222,11 +223,14 @@ class Run:
         found = score_general(model, processor, self.conversations, self.args.batch_size)
         return {"dataset": self.args.general} | found
 
-    def commit(self) -> str | None:
-        """Of the model on the Hub that was evaluated, whatever the revision is called."""
-        if self.is_endpoint or Path(self.args.model).is_dir():
-            return None
-        return extract_commit_hash(cached_file(self.args.model, "config.json", revision=self.args.revision), None)
+    def identity(self) -> dict:
+        """Of the model on the Hub the commit, whatever the revision is called; and what tells the weights apart."""
+        if self.is_endpoint:
+            return {"commit": None, "weights": None}
+        if Path(self.args.model).is_dir():
+            return {"commit": None, "weights": digest_safetensors(Path(self.args.model))}
+        config = cached_file(self.args.model, "config.json", revision=self.args.revision)
+        return {"commit": extract_commit_hash(config, None), "weights": digest_safetensors(Path(config).parent)}
 
     def dataset_commit(self) -> str | None:
         """Of the dataset on the Hub, as far as it can be told."""
@@ -238,13 +242,13 @@ class Run:
     def report(self, records: dict[str | None, list[dict]]) -> None:
         if (answered := sum(map(len, records.values()))) != self.total:
             raise ValueError(f"{answered} of {self.total} rows are answered; the same command again asks the others.")
-        general = self.general()
+        general, identity = self.general(), self.identity()
         for mode, folder in self.folders.items():
             settings = self.settings(mode)
             names = ("model", "revision", "endpoint_model", "dataset", "dataset_revision", "split", "limit", "seed")
             names += ("emoprompt", "emoprompt_wording", "input", "label_score")
             results = {name: settings[name] for name in names} | {
-                "commit": self.commit(),
+                **identity,
                 "dataset_commit": self.dataset_commit(),
                 "versions": {library.__name__: library.__version__ for library in (torch, transformers, datasets)},
                 "n": len(records[mode]),

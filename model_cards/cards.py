@@ -5,27 +5,24 @@ of the metric and of the Space, and the hash list of the model's code.
 python -m model_cards.cards
 """
 
-import re
 from pathlib import Path
 
 from .code_list import CODE_LIST, render_code_list
-from .rendering import read_facts, read_runs, render_facts, render_metric_card, render_space_card
+from .rendering import read_runs, render_metric_card, render_model_card, render_space_card
 
 
 HERE = Path(__file__).parent
-REQUIREMENTS = HERE.parent / "space" / "requirements.txt"
 
 
 def render_all() -> dict[Path, str]:
-    """Every file with its text; `USER` stands for whoever publishes."""
+    """Every file with its text; `USER` stands for whoever publishes, `COMMIT` for what they publish."""
     cards = {CODE_LIST: render_code_list()}
     for folder in sorted(path.parent for path in HERE.glob("*/training.json")):
-        runs = read_runs(sorted((folder / "results").glob("*.json")))
-        dataset = f"USER/{Path(runs[0]['dataset']).name}"
-        cards[folder / "README.md"] = render_facts(read_facts(folder), runs, f"USER/{folder.name}", dataset)
-    (gradio,) = re.findall(r"^gradio==([\d.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
+        results = sorted((folder / "results").glob("*.json"))
+        dataset = f"USER/{Path(read_runs(results)[0]['dataset']).name}"
+        cards[folder / "README.md"] = render_model_card(folder, results, f"USER/{folder.name}", dataset)
     cards[HERE / "metric.md"] = render_metric_card("USER/emobench")
-    cards[HERE / "space.md"] = render_space_card("USER/EmoLLM-Drawn-demo", "USER/EmoLLM-Drawn", "main", gradio)
+    cards[HERE / "space.md"] = render_space_card("USER/EmoLLM-Drawn-demo", "USER/EmoLLM-Drawn", "COMMIT")
     return cards
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickletools
 import re
 import subprocess
 import sys
@@ -21,12 +22,36 @@ SUFFIXES = {
     "space": {".py", ".md", ".txt", ".json", ".jinja", ".png", ".jpg", ".mp4"},
     "metric": {".py", ".md", ".html"},
 }
-# What runs code when it is unpickled, or can hold that: pickles, zip archives (torch.save), gzip, NumPy's arrays.
-PICKLES = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04|\x1f\x8b|\x93NUMPY")
-SOMEBODYS_HOME = r"(?:/home/|/Users/)[\w.-]+/\w|/root/\w|[A-Z]:\\{1,2}Users\\{1,2}\w"
+# What runs code when it is unpickled, or can hold that: pickles, archives (torch.save writes zip), NumPy's arrays.
+PICKLES = re.compile(
+    rb"\x80[\x02-\x05]|PK\x03\x04|\x1f\x8b|\x93NUMPY|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar",
+    re.DOTALL,
+)
+URL = re.compile(r"""https?://[^\s"'<>()\[\]]+""")
+# Folders of somebody's, by where machines have these, and drives.
+SOMEBODYS = (
+    r"/(?:home|Users|mnt|media|scratch|data|work|workspace|nfs|gpfs|lustre|srv|Volumes|content|kaggle)/[\w.-]+/\w"
+    r"|/root/\w|[A-Za-z]:\\{1,2}[\w.-]{2,}\\{1,2}\w"
+)
+# A text that is a path and nothing else. Two names can be an id on the Hub, unless the first is a usual folder's.
+ABSOLUTE = re.compile(r"(?:file:/*)?(?:/[\w.-]+/|~/|[A-Za-z]:[\\/])[\w.\\/-]+")
+RELATIVE = re.compile(
+    r"\.\.?/.+|[\w.-]+(?:/[\w.-]+){2,}/?|(?:outputs?|checkpoints?|runs|results|models|data)/[\w.-]+/?"
+)
 NEEDED = {"model": ("license", "library_name", "pipeline_tag", "tags"), "metric": ("license", "sdk")}
 NEEDED |= {"dataset": ("license", "configs"), "space": ("license", "sdk", "sdk_version", "app_file")}
 UNFINISHED = re.compile(r"TODO|FIXME|\{\{|\{%|\| *(?:None|unknown|nan) *\|")
+
+
+def read_json(path: Path) -> dict:
+    """
+    Raises:
+        `ValueError`: if it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): save the model again") from None
 
 
 def code_of(folder: Path) -> set[str]:
@@ -38,11 +63,7 @@ def code_of(folder: Path) -> set[str]:
     """
     named = []
     for path in folder.glob("*config.json"):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): save the model again") from None
-        for value in content.get("auto_map", {}).values():
+        for value in read_json(path).get("auto_map", {}).values():
             named += [value] if isinstance(value, str) else filter(None, value)
     if elsewhere := [name for name in named if "--" in name]:
         raise ValueError(f"auto_map names {elsewhere[0]}, code of another repository: copy it beside the weights")
@@ -55,13 +76,15 @@ def code_of(folder: Path) -> set[str]:
     return found
 
 
-def strings_of(value: object) -> Iterator[str]:
-    """Every text in what JSON holds, but for keys."""
+def strings_of(value: object, keys: bool = True) -> Iterator[str]:
+    """Every text in what JSON holds."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
+        if isinstance(value, dict) and keys:
+            yield from value
         for item in value.values() if isinstance(value, dict) else value:
-            yield from strings_of(item)
+            yield from strings_of(item, keys)
 
 
 def local_paths(local: Iterable[Path]) -> re.Pattern:
@@ -70,19 +93,32 @@ def local_paths(local: Iterable[Path]) -> re.Pattern:
     folders |= {folder.resolve() for folder in folders}
     known = [re.escape(str(folder)) + r"/\w" for folder in folders if folder.is_absolute() and len(folder.parts) > 1]
     known += [re.escape(str(folder)) + r"(?![\w.-])" for folder in folders if len(folder.parts) > 2]
-    return re.compile(rf"(?<![\w.:/-])(?:{'|'.join(sorted(known))}|{SOMEBODYS_HOME})")
+    return re.compile(rf"(?<![\w.-])(?:{'|'.join(sorted(known))}|{SOMEBODYS})")
 
 
-def text_of(path: Path) -> str:
-    """What a file says: its text, the header of a safetensors file, nothing for a picture."""
+def texts_of(path: Path) -> list[str]:
+    """What a file says: its text, of JSON every one, as of the header of a safetensors file; nothing for a picture."""
     if path.suffix == ".safetensors":
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = file.read(size) if size < path.stat().st_size else b""
         if not header.startswith(b"{"):
             raise ValueError("no safetensors file")
-        return header.decode("utf-8")
-    return "" if path.suffix in {".parquet", ".png", ".jpg", ".mp4", ".model"} else path.read_text(encoding="utf-8")
+        return list(strings_of(json.loads(header)))
+    if path.suffix in {".parquet", ".png", ".jpg", ".mp4", ".model"}:
+        return []
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        return [found for line in text.splitlines() if line.strip() for found in strings_of(json.loads(line))]
+    return list(strings_of(json.loads(text))) if path.suffix == ".json" else [text]
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether it can be unpickled, which the oldest protocol does not say at its head."""
+    try:
+        return not data.startswith(b"PAR1") and len(list(pickletools.genops(data))) > 1
+    except (ValueError, OverflowError):
+        return False
 
 
 def file_problems(path: Path, name: str, kind: str, paths: re.Pattern) -> Iterator[str]:
@@ -91,19 +127,22 @@ def file_problems(path: Path, name: str, kind: str, paths: re.Pattern) -> Iterat
     if path.suffix not in SUFFIXES[kind] and path.name not in ("LICENSE", "NOTICE"):
         yield f"{name}: no file of a {kind} (these end in {', '.join(sorted(SUFFIXES[kind]))})"
     with path.open("rb") as file:
-        if PICKLES.match(file.read(8)):
+        start = file.read(1 << 20)
+        if PICKLES.match(start) or (path.stat().st_size < 1 << 20 and is_pickle(start)):
             yield f"{name}: a pickle or an archive, which may run code when it is loaded: save it as safetensors"
             return
     try:
-        text = text_of(path)
+        texts = texts_of(path)
     except ValueError as error:  # also of text that can't be decoded
         yield f"{name}: {error}"
         return
+    text = URL.sub("", "\n".join(texts))
     if match := paths.search(text):
         yield f"{name}: a local path, {text[match.start() : match.start() + 80].splitlines()[0]!r}"
     elif path.suffix == ".json" and path.name not in ("tokenizer.json", "vocab.json"):
-        for value in strings_of(json.loads(text)):
-            if re.search(r"\w[/\\]\w", value[:1000]) and "\n" not in value and os.path.exists(value):
+        for value in strings_of(read_json(path), keys=False):
+            there = re.search(r"\w[/\\]\w", value[:1000]) and "\n" not in value and os.path.exists(value)
+            if there or ABSOLUTE.fullmatch(value) or (kind == "model" and RELATIVE.fullmatch(value)):
                 yield f"{name}: a local path, {value!r}"
 
 
@@ -158,8 +197,13 @@ def probe(kind: str, name: str, home: Path, revision: str | None = None, isolate
     Raises:
         `ValueError`: if it does not load or does not work.
     """
-    unset = re.compile(r"HF_HOME|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|.*CACHE.*|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE")
-    environment = {key: value for key, value in os.environ.items() if not unset.fullmatch(key)}
+    # what Python, its libraries and the way to the Hub need: nobody's keys
+    kept = re.compile(
+        r"PATH|HOME|TMPDIR|TEMP|TMP|SYSTEMROOT|LANG|LC_\w+|LD_LIBRARY_PATH|\w+_NUM_THREADS|CUDA_VISIBLE_DEVICES"
+        r"|(?:HTTPS?|ALL|NO)_PROXY|SSL_CERT_(?:FILE|DIR)|(?:REQUESTS|CURL)_CA_BUNDLE"
+        r"|HF_(?!HOME|\w*TOKEN|\w*CACHE|\w*OFFLINE)\w+"
+    )
+    environment = {key: value for key, value in os.environ.items() if kept.fullmatch(key.upper())}
     environment |= {"HF_HOME": str(home), "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment |= {"HF_ENDPOINT": constants.ENDPOINT, "HF_TOKEN": get_token() or ""} if revision else {}
     environment |= {} if revision else {"HF_HUB_OFFLINE": "1"}

@@ -13,18 +13,18 @@ from pathlib import Path
 from dataset_scripts.manifest import verify
 from dataset_scripts.publication import lay_out, licences_of, read_stats
 
-from .checks import ROOT, code_of, probe
-from .rendering import render_metric_card, render_model_card, render_space_card
+from .checks import ROOT, code_of, probe, read_json
+from .rendering import read_facts, read_runs, render_metric_card, render_model_card, render_space_card
 
 
 ROOMS = ("space", "evaluation", "modeling_emollm", "dataset_scripts")
 DATA_FILE = re.compile(r"\w[\w.-]*\.(jinja|json)")
 # What loading a model can need beside its code. Of what else a training leaves in its folder, nothing is taken.
 MODEL_FILES = """
-    config.json generation_config.json training.json *.safetensors *.safetensors.index.json
+    config.json generation_config.json training.json
     *processor_config.json chat_template.* additional_chat_templates/*.jinja
     tokenizer.json tokenizer_config.json *.model special_tokens_map.json added_tokens.json vocab.* merges.txt
-    LICENSE* NOTICE* .eval_results/*.yaml
+    LICENSE* NOTICE*
 """.split()
 
 
@@ -37,27 +37,50 @@ def take(source: Path, folder: Path, name: str) -> None:
     (folder / name).symlink_to(path.resolve())
 
 
+def weights_of(source: Path) -> set[str]:
+    """Names of the files that transformers takes the weights from, and of their index."""
+    index = "model.safetensors.index.json"
+    if (source / "model.safetensors").is_file() or not (source / index).is_file():
+        return {path.name for path in source.glob("model.safetensors")}
+    shards = set(read_json(source / index)["weight_map"].values())
+    for name in sorted(shards):
+        if name != Path(name).name or not (source / name).is_file():
+            raise ValueError(f"{source / index} names {name}, which is not there: save the model again")
+    return shards | {index}
+
+
 def assemble_model(
     source: Path, folder: Path, repo_id: str, results: list[Path], dataset_id: str | None, scratch: Path
 ) -> list[str]:
     """
-    A trained model, or an adapter, which is merged into what it was trained on.
+    A trained model.
 
     Returns:
         `list[str]`: names of what is left out.
 
     Raises:
-        `ValueError`: if the folder holds no model, or other code of EmoLLM than this repository's.
+        `ValueError`: if the folder holds no whole model, or other code than this repository's EmoLLM.
     """
-    if (source / "adapter_config.json").is_file():
-        from .merging import merge  # torch and peft, for which nothing else waits
-
-        merge(source, scratch / "merged")
-        source = scratch / "merged"
+    weights = weights_of(source)
+    if (source / "adapter_config.json").is_file() and not weights:
+        raise ValueError(
+            f"{source} is an adapter, and no whole model as train_sft.py saves it: merge it with peft's "
+            "merge_and_unload, and save model and processor with save_pretrained"
+        )
     if not (source / "config.json").is_file():
         raise ValueError(f"{source} has no config.json: give the folder of a trained model, as train_sft.py wrote it")
-    code = code_of(source)
-    if json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type") == "emollm":
+    code, is_emollm = code_of(source), read_json(source / "config.json").get("model_type") == "emollm"
+    if (facts := read_facts(source))["is_emollm"] != is_emollm:
+        raise ValueError(
+            f"{source / 'training.json'} is of another model: its is_emollm is {facts['is_emollm']}, and config.json "
+            f"is {'' if is_emollm else 'not '}EmoLLM's. Give the folder as train_sft.py wrote it"
+        )
+    if code and not is_emollm:
+        raise ValueError(
+            f"{source} has code of its own ({', '.join(sorted(code))}), which this command can't vouch for: take "
+            "auto_map out of its *config.json, or publish it with `hf upload`"
+        )
+    if is_emollm:
         ours = ROOT / "modeling_emollm"
         for name in sorted(code):
             if not (ours / name).is_file() or (source / name).read_bytes() != (ours / name).read_bytes():
@@ -66,17 +89,18 @@ def assemble_model(
                     "tried the weights: train again, or publish from the version that it was trained with"
                 )
     names = {path.relative_to(source).as_posix() for pattern in MODEL_FILES for path in source.glob(pattern)}
-    names = {name for name in names if not name.startswith("adapter_")} | code
+    names |= code | weights
     for name in sorted(names):
         take(source, folder, name)
     (folder / "README.md").write_text(render_model_card(source, results, repo_id, dataset_id), encoding="utf-8")
-    whole = [run for run in results if json.loads((run / "results.json").read_text())["input"] == "all"]
+    whole = [run for run in read_runs(results) if run["input"] == "all"]
     if whole and dataset_id:  # of the first, as a model has one score a sub-task there
-        (folder / ".eval_results" / "emobench.yaml").unlink(missing_ok=True)  # a link to the source's
-        command = [sys.executable, "-m", "evaluation.eval_results", whole[0].resolve(), "--dataset-id", dataset_id]
+        (scratch / "run").mkdir()
+        (scratch / "run" / "results.json").write_text(json.dumps(whole[0]), encoding="utf-8")
+        command = [sys.executable, "-m", "evaluation.eval_results", scratch / "run", "--dataset-id", dataset_id]
         done = subprocess.run([*command, "--output", folder], capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
-            raise ValueError(f"{whole[0]}: {done.stderr.splitlines()[-1]}")
+            raise ValueError(f"the run on {whole[0]['dataset']}: {done.stderr.splitlines()[-1]}")
     return sorted({f"{path.name}{'/' * path.is_dir()}" for path in source.iterdir()} - names - {"README.md"})
 
 
@@ -142,14 +166,13 @@ def closure_of(file: Path) -> set[Path]:
 def assemble_space(folder: Path, repo_id: str, model: str, revision: str) -> None:
     """The demo: app.py and its settings at the root, what it imports in the packages where it is here."""
     requirements = (ROOT / "space" / "requirements.txt").read_text(encoding="utf-8")
-    version = re.search(r"^gradio(?:\[.*\])?==([\d.]+)", requirements, re.MULTILINE).group(1)
     for path in closure_of(ROOT / "space" / "app.py"):
         take(ROOT, folder, path.relative_to(ROOT).as_posix())
     os.replace(folder / "space" / "app.py", folder / "app.py")
     (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
     settings = {"model": model, "revision": revision}
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(render_space_card(repo_id, model, revision, version), encoding="utf-8")
+    (folder / "README.md").write_text(render_space_card(repo_id, model, revision), encoding="utf-8")
 
 
 def assemble_metric(folder: Path, repo_id: str, scratch: Path) -> None:

@@ -2,8 +2,8 @@
 
 Nothing that others load changes before what was uploaded has been read back: everything is committed to a branch of
 its own first, which is deleted in the end. What is new, the repository or a branch, is deleted if anything fails, and
-a repository is private until all is well. A process that is killed can leave this branch, which the next one deletes,
-and of a new repository an empty private one.
+a repository is private until all is well. The last commit can't be stopped any more. A process that is killed can
+leave this branch, which the next one deletes, and of a new repository an empty private one.
 """
 
 import difflib
@@ -11,8 +11,8 @@ import hashlib
 import re
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,8 @@ REPO_TYPES = {"model": "model", "dataset": "dataset", "space": "space", "metric"
 # What an earlier publishing, or another program, may have put there and what would be loaded: deleted if it is not in
 # the folder. Everything else that is there stays.
 OWNED = {
-    "model": r"[^/]+\.(safetensors|bin|pt|pth|ckpt|pkl|py|json|jinja|model)|(vocab|merges)\.txt",
+    "model": r"[^/]+\.(safetensors|bin|pt|pth|ckpt|pkl|py|json|jinja|model)|(vocab|merges)\.txt"
+    r"|additional_chat_templates/[^/]+\.jinja|\.eval_results/emobench\.yaml",
     "dataset": r"[^/]+/[^/]+\.parquet|figures/.+",
     "space": r".+\.(py|jinja|json|png|jpg|mp4)|requirements\.txt",
     "metric": r"[^/]+\.(py|html)",
@@ -43,7 +44,7 @@ REMEDIES = {
     412: "something else has changed this repository meanwhile: run the same command again",
     429: "the Hub wants fewer requests: wait some minutes, and run the same command again",
 }
-TRIAL = "publishing"  # the branch on which everything is tried first
+TRIAL = "emollm-publishing-trial"  # the branch on which everything is tried first
 BRIEF = 60  # lines of difference that are shown of a text
 
 
@@ -94,6 +95,15 @@ class Difference:
     def count(self) -> int:
         return len(self.added) + len(self.changed) + len(self.removed)
 
+    def gates(self, target: Target) -> bool:
+        """Whether another gate was asked for than there is."""
+        return target.gated not in (None, self.gated)
+
+    def problems(self, there: dict[str, str]) -> list[str]:
+        """Files that in what is there by [`listing`] are others than were uploaded, or not deleted."""
+        wrong = [name for name, digests in self.digests.items() if there.get(name, "") not in digests]
+        return wrong + sorted(set(self.removed) & set(there))
+
 
 def digest(path: Path) -> Digests:
     by_content, by_git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size)
@@ -123,6 +133,26 @@ def text_changes(target: Target, head: str, folder: Path, name: str) -> list[str
     return lines[:BRIEF] + ([f"... and {more} more lines"] if more > 0 else [])
 
 
+def head_of(api: HfApi, target: Target) -> str | None:
+    """
+    The newest commit of the branch, None if there is no such branch.
+
+    Raises:
+        `ValueError`: if it can be none: the name of our own branch, of a tag or of a commit.
+    """
+    if target.branch == TRIAL:
+        raise ValueError(f"branch {TRIAL} is what publishing itself makes and deletes: choose another name")
+    try:
+        found = api.repo_info(**target.where, revision=target.branch).sha
+        if target.branch not in [branch.name for branch in api.list_repo_refs(**target.where).branches]:
+            raise ValueError(
+                f"{target.branch} is a tag or a commit of {target.repo_id}, where nothing can be added: give a branch"
+            )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+    return found
+
+
 def compare(api: HfApi, target: Target, folder: Path) -> Difference:
     """
     What differs between a folder and what is on the Hub.
@@ -137,12 +167,8 @@ def compare(api: HfApi, target: Target, folder: Path) -> Difference:
         info = api.repo_info(**target.where)
     except RepositoryNotFoundError:
         return Difference(None, False, False, digests, added=list(digests))
-    head, exists = info.sha, True
-    if target.branch != "main":
-        try:
-            head = api.repo_info(**target.where, revision=target.branch).sha
-        except RevisionNotFoundError:
-            exists = False
+    found = info.sha if target.branch == "main" else head_of(api, target)
+    head, exists = found or info.sha, found is not None
     there = listing(api, target, head)
     if info.private != target.private:
         asked, found = ("private", "public") if target.private else ("public", "private")
@@ -177,17 +203,58 @@ def describe(difference: Difference, target: Target, folder: Path) -> str:
     branch = f", branch {target.branch}" if target.branch != "main" else ""
     lines.insert(0, f"{target.repo_type} {target.repo_id}{branch}, {there}:")
     lines.append(f"  {same} files as they are")
+    if difference.head is None:
+        lines.append(f"  will become {'private' if target.private else 'public'}")
+    if difference.gates(target):
+        lines.append(f"  will become gated: {target.gated} (now: {difference.gated or 'not gated'})")
     lines += [f"  left alone: {', '.join(difference.others)}"] if difference.others else []
     return "\n".join([*lines, *difference.lines])
 
 
+def handle_signals(handler: Callable | signal.Handlers) -> dict[int, Callable | signal.Handlers | None]:
+    """Set what SIGINT and SIGTERM do; returns what they did."""
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """A signal waits for the end of this."""
+    held = []
+    before = handle_signals(lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
+
+
+def is_lost(error: HTTPError) -> bool:
+    """Whether what was asked for may have been done: the Hub broke down, or its answer did not arrive."""
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500
+
+
 def take_back(what: str, action: Callable, **arguments: object) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # who is impatient now would leave half of it there
-        signal.signal(number, signal.SIG_IGN)
+    handle_signals(signal.SIG_IGN)  # who is impatient now would leave half of it there
     try:
         action(**arguments)
     except (HTTPError, OSError) as error:
-        sys.stderr.write(f"{what} could not be taken back, please look after it on the Hub: {error}\n")
+        if not isinstance(error, HfHubHTTPError) or error.response.status_code != 404:  # it was not made
+            sys.stderr.write(f"{what} could not be taken back, please look after it on the Hub: {error}\n")
+
+
+@contextmanager
+def making(stack: ExitStack, what: str, undo: Callable, **arguments: object) -> Iterator[None]:
+    """Make something that `stack` takes back, also if a signal comes in the middle or the answer is lost."""
+    with hold_signals():
+        try:
+            yield
+        except HTTPError as error:
+            if is_lost(error):
+                stack.callback(take_back, what, undo, **arguments)
+            raise
+        stack.callback(take_back, what, undo, **arguments)
 
 
 def commit(
@@ -200,24 +267,23 @@ def commit(
         `str`: the commit's hash.
 
     Raises:
-        `ValueError`: if the Hub has other files in it than these.
+        `HTTPError`: if there is no such commit.
     """
     changes = [CommitOperationAdd(name, folder / name) for name in (*difference.added, *difference.changed)]
     changes += [CommitOperationDelete(name, is_folder=False) for name in difference.removed]
     options = {**target.where, "revision": branch, "parent_commit": parent}
     try:
-        made = api.create_commit(operations=changes, commit_message=message, **options).oid
-    except HfHubHTTPError:
-        raise
-    except HTTPError:  # the answer is lost, and the commit may have been made
-        made = api.repo_info(**target.where, revision=branch).sha
-        if made == parent:
+        return api.create_commit(operations=changes, commit_message=message, **options).oid
+    except HTTPError as error:
+        if not is_lost(error):
             raise
-    there = listing(api, target, made)
-    wrong = [name for name, digests in difference.digests.items() if there.get(name, "") not in digests]
-    if wrong := wrong + sorted(set(difference.removed) & set(there)):
-        raise ValueError(f"{wrong[0]} is another in commit {made} than was uploaded: publish it again")
-    return made
+        try:
+            made = api.repo_info(**target.where, revision=branch).sha
+            if made != parent and not difference.problems(listing(api, target, made)):
+                return made
+        except HTTPError:
+            raise ConnectionError(f"look there whether {branch} of {target.repo_id} has changed ({error})") from None
+        raise
 
 
 def read_back(target: Target, revision: str, difference: Difference, cache: Path) -> None:
@@ -256,21 +322,24 @@ def push(
     where, head = target.where, difference.head
     with ExitStack() as failed, ExitStack() as always:
         if difference.head is None:
-            api.create_repo(**where, private=True, space_sdk=target.sdk)
-            failed.callback(take_back, f"the new {target.repo_id}", api.delete_repo, **where)
+            with making(failed, f"the new {target.repo_id}", api.delete_repo, **where):
+                api.create_repo(**where, private=True, space_sdk=target.sdk)
             head = api.repo_info(**where).sha
         if target.branch != "main" and not difference.branch_exists:
-            api.create_branch(**where, branch=target.branch, revision=head)
-            failed.callback(take_back, f"branch {target.branch}", api.delete_branch, **where, branch=target.branch)
-        if target.gated and target.gated != difference.gated:  # before anything is there
+            with making(failed, f"branch {target.branch}", api.delete_branch, **where, branch=target.branch):
+                api.create_branch(**where, branch=target.branch, revision=head)
+        if difference.gates(target):  # before anything is there
             failed.callback(take_back, "the gate", api.update_repo_settings, **where, gated=difference.gated)
             api.update_repo_settings(**where, gated=target.gated)
         if TRIAL in [branch.name for branch in api.list_repo_refs(**where).branches]:
             api.delete_branch(**where, branch=TRIAL)
-        api.create_branch(**where, branch=TRIAL, revision=head)
-        always.callback(take_back, f"branch {TRIAL}", api.delete_branch, **where, branch=TRIAL)
+        with making(always, f"branch {TRIAL}", api.delete_branch, **where, branch=TRIAL):
+            api.create_branch(**where, branch=TRIAL, revision=head)
         trial = commit(api, target, folder, difference, message, TRIAL, head)
+        if wrong := difference.problems(listing(api, target, trial)):
+            raise ValueError(f"{wrong[0]} is another in commit {trial} than was uploaded: publish it again")
         verify(trial)
+        handle_signals(signal.SIG_IGN)  # from here on it is published
         made = commit(api, target, folder, difference, message, target.branch, head)
         if difference.head is None and not target.private:
             api.update_repo_settings(**where, private=False)

@@ -2,7 +2,8 @@
 
     python -I probe.py model|dataset|metric NAME [REVISION]
 
-NAME is a folder, or with a REVISION a repository of the Hub. What goes wrong is said on stderr.
+NAME is a folder, or with a REVISION a repository of the Hub. What goes wrong is said on stderr. Of config.json, the
+keys of EmoLLM's own level must be declared; those of the foundation's config in it are transformers' matter.
 """
 
 import dataclasses
@@ -13,7 +14,9 @@ import sys
 from pathlib import Path
 
 
-ROOMS = ("modeling_emollm", "dataset_scripts", "evaluation", "training", "train_sft", "model_cards", "benchmarks")
+ROOMS = (
+    "modeling_emollm", "dataset_scripts", "evaluation", "training", "train_sft", "model_cards", "benchmarks", "space",
+)  # fmt: skip
 # transformers writes these into every config
 WRITTEN = {"auto_map", "model_type", "transformers_version"}
 CASES = [
@@ -45,7 +48,7 @@ def try_model(name, revision):
     )
     if problems := {key: sorted(map(str, found)) for key, found in info.items() if found}:
         raise ValueError(f"the weights are not those of the model: {problems}"[:500])
-    if model.config.model_type == "emollm":  # what a foundation's own config says is transformers' matter
+    if model.config.model_type == "emollm":
         path = hf_hub_download(name, "config.json", revision=revision) if revision else Path(name, "config.json")
         keys = json.loads(Path(path).read_text(encoding="utf-8"))
         declared = {field.name for field in dataclasses.fields(model.config)} | WRITTEN

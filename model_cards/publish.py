@@ -5,7 +5,7 @@ hf auth login
 python -m model_cards.publish model outputs/emollm --repo-id USER/EmoLLM --results results/emollm \\
     --dataset-id USER/EmoBench
 python -m model_cards.publish dataset data/EmoBench --repo-id USER/EmoBench --without-media --gated manual
-python -m model_cards.publish space --repo-id USER/EmoLLM-demo --model USER/EmoLLM
+python -m model_cards.publish space --repo-id USER/EmoLLM-Demo --model USER/EmoLLM
 python -m model_cards.publish metric --repo-id USER/emobench
 
 What goes to the Hub is put together in a folder, checked, and compared with what is there; --dry-run ends here. Then
@@ -20,13 +20,18 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import (
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from dataset_scripts.publication import read_stats
 
 from .checks import check_folder, probe
 from .folders import assemble_dataset, assemble_metric, assemble_model, assemble_space
-from .hub import Target, compare, describe, explain, push, read_back
+from .hub import Target, compare, describe, explain, head_of, push, read_back
 from .rendering import check_id
 
 
@@ -53,8 +58,16 @@ def assemble(args: argparse.Namespace, api: HfApi, folder: Path, scratch: Path) 
             return f"EmoBench {version}" + (", annotations only" if args.without_media else "")
         case "space":
             check_id(args.model)
-            revision = api.model_info(args.model, revision=args.model_revision).sha
-            assemble_space(folder, args.repo_id, args.model, revision)
+            try:
+                info = api.model_info(args.model, revision=args.model_revision)
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                at = f" at {args.model_revision}" if args.model_revision else ""
+                raise ValueError(f"there is no model {args.model}{at} that you may see: publish it first") from None
+            if info.private and not args.private:
+                raise ValueError(
+                    f"{args.model} is private, which a public demo can't load: publish it, or give --private"
+                )
+            assemble_space(folder, args.repo_id, args.model, info.sha)
             return f"Demo of {args.model}"
         case "metric":
             assemble_metric(folder, args.repo_id, scratch)
@@ -72,6 +85,8 @@ def publish(args: argparse.Namespace, target: Target, scratch: Path) -> None:
     api = HfApi()
     if not args.dry_run:
         api.whoami()  # without a token, fail before gigabytes are read in vain
+    if target.branch != "main":
+        head_of(api, target)  # raises for what is no branch
     folder = scratch / "folder"
     folder.mkdir()
     title = assemble(args, api, folder, scratch)
@@ -82,7 +97,7 @@ def publish(args: argparse.Namespace, target: Target, scratch: Path) -> None:
         probe(args.kind, str(folder), scratch / "offline")
     difference = compare(api, target, folder)
     print(describe(difference, target, folder))
-    if difference.head and difference.branch_exists and not difference.count:
+    if difference.head and difference.branch_exists and not difference.count and not difference.gates(target):
         print(f"It is published already.\n{difference.head}")
         return
     if args.dry_run:
@@ -113,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--yes", action="store_true", help="do not ask")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    model = kinds.add_parser("model", parents=[common], help="a trained model, or an adapter, which is merged")
+    model = kinds.add_parser("model", parents=[common], help="a trained model")
     model.add_argument("folder", type=Path, help="that train_sft.py wrote")
     model.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="DIR", help="of evaluation.run, for the card"

@@ -6,15 +6,23 @@ from itertools import groupby
 from pathlib import Path
 
 from huggingface_hub.utils import validate_repo_id
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
+from dataset_scripts.manifest import digest_safetensors
 from dataset_scripts.readers import READERS
 
 from .tables import INPUTS, MODES, describe_runs, title_of
 
 
 CARDS = Path(__file__).parent
+TEMPLATES = [CARDS, CARDS.parent / "dataset_scripts"]
+REQUIREMENTS = CARDS.parent / "space" / "requirements.txt"
 FACTS, RESULTS = "training.json", "results.json"
+TOLD = """
+    foundation revision licence earlier is_emollm visual_tokens_per_image dtype datasets rows train lora_r lora_alpha
+    parameters trained_parameters emoprompt_share reason_share feature_cache steps batch_size learning_rate
+    lr_scheduler_type warmup_steps weight_decay optimizer precision seed score device seconds energy versions weights
+""".split()  # in training.json
 ASKED = ("dataset", "dataset_revision", "split", "limit", "seed")  # what runs in one table have in common
 
 
@@ -27,7 +35,7 @@ def check_id(repo_id: str) -> None:
 
 def render(template: str, **values) -> str:
     environment = Environment(
-        loader=FileSystemLoader(CARDS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template(template).render(**values)
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"  # parts that are left out leave their empty lines
@@ -57,16 +65,25 @@ def read_facts(folder: Path) -> dict:
     What `training.json` tells of a training.
 
     Raises:
-        `ValueError`: if there is none, or if the licence of the foundation is not in it.
+        `ValueError`: if there is none, if it lacks something, or if the licence of the foundation is not in it.
     """
     path = folder / FACTS
     if not path.is_file():
         raise ValueError(f"There is no {path}: train with train_sft.py, which writes it.")
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if not facts["licence"]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): train again, or copy it again from where it was.") from None
+    if missing := [name for name in TOLD if name not in facts]:
         raise ValueError(
-            f'{path}: "licence" is null, as the licence of the foundation ({facts["foundation"] or "a local folder"}) '
-            'was not known. Look it up, and write it there as the Hub spells it, as "licence": "apache-2.0".'
+            f"{path} lacks {', '.join(missing)}, which the card tells: train again with this version of train_sft.py, "
+            "or write there what you know of it."
+        )
+    if not facts["licence"] or not isinstance(facts["licence"], str):
+        raise ValueError(
+            f'{path}: "licence" is {json.dumps(facts["licence"])}, as the one licence of the foundation '
+            f"({facts['foundation'] or 'a local folder'}) was not known. Look it up, and write it there as the Hub "
+            'spells it, as "licence": "apache-2.0".'
         )
     return facts
 
@@ -76,7 +93,8 @@ def render_facts(facts: dict, runs: list[dict], repo_id: str, dataset_id: str | 
     The card from what was read.
 
     Raises:
-        `ValueError`: for a Hub id that is none, and for runs on the same samples that score different sub-tasks.
+        `ValueError`: for a Hub id that is none, for facts without a part of theirs, and for runs on the same samples
+            that score different sub-tasks.
     """
     for given in filter(None, (repo_id, dataset_id)):
         check_id(given)
@@ -98,15 +116,13 @@ def render_facts(facts: dict, runs: list[dict], repo_id: str, dataset_id: str | 
                 "each once, evaluated with the same tasks."
             )
         evaluations.append(describe_runs(group, repo_id, dataset_id))
-    sources = {row["source"]: READERS[row["source"]].SOURCE for row in facts["rows"] if row["source"] in READERS}
-    return render(
-        "emollm.md.jinja",
-        training=facts,
-        name=repo_id,
-        sources=sources,
-        evaluations=evaluations,
-        dataset_id=dataset_id,
-    )
+    values = {"training": facts, "name": repo_id, "evaluations": evaluations, "dataset_id": dataset_id}
+    try:
+        names = {row["source"] for stage in (facts, *facts["earlier"]) for row in stage["rows"]}
+        sources = {name: reader.SOURCE for name, reader in READERS.items() if name in names}
+        return render("emollm.md.jinja", sources=sources, **values)
+    except (KeyError, UndefinedError) as error:
+        raise ValueError(f"{FACTS} is not whole ({error}): train again with this version of train_sft.py.") from None
 
 
 def render_model_card(folder: Path, results: list[Path], repo_id: str, dataset_id: str | None = None) -> str:
@@ -123,16 +139,22 @@ def render_model_card(folder: Path, results: list[Path], repo_id: str, dataset_i
         `str`: YAML and Markdown.
 
     Raises:
-        `ValueError`: if something is missing, as [`read_facts`] and [`read_runs`] say, or a run is another model's.
+        `ValueError`: if something is missing, as [`read_facts`] and [`read_runs`] say, or if what was trained, what
+            was evaluated and what is in the folder are not the same weights. A folder may have none.
     """
-    runs = read_runs(results)
+    runs, facts = read_runs(results), read_facts(folder)
+    if digest_safetensors(folder) not in (None, facts["weights"]):
+        raise ValueError(
+            f"{folder} holds other weights than those of which its {FACTS} tells: give the folder as train_sft.py "
+            "left it, or train again."
+        )
     for path, run in zip(results, runs, strict=True):
-        if run["model"] != repo_id and Path(run["model"]).name != folder.resolve().name:
+        if run.get("weights") != facts["weights"]:
             raise ValueError(
-                f"{path} is a run of {run['model']}, not of {folder} or {repo_id}: evaluate this model, or leave out "
-                "that run."
+                f"{path}, a run of {run['model']}, evaluated other weights than those in {folder}: evaluate again, or "
+                "leave out that run."
             )
-    return render_facts(read_facts(folder), runs, repo_id, dataset_id)
+    return render_facts(facts, runs, repo_id, dataset_id)
 
 
 def render_metric_card(repo_id: str) -> str:
@@ -141,7 +163,7 @@ def render_metric_card(repo_id: str) -> str:
     return render("metric.md.jinja", name=repo_id)
 
 
-def render_space_card(repo_id: str, model: str, revision: str, sdk_version: str) -> str:
+def render_space_card(repo_id: str, model: str, revision: str) -> str:
     """
     The card of the demo Space.
 
@@ -149,8 +171,9 @@ def render_space_card(repo_id: str, model: str, revision: str, sdk_version: str)
         repo_id (`str`): the Space on the Hub, as `"USER/NAME"`.
         model (`str`): the Hub id of the model that it shows.
         revision (`str`): the model's commit.
-        sdk_version (`str`): the release of Gradio that it runs with.
     """
     check_id(repo_id)
     check_id(model)
-    return render("space.md.jinja", name=repo_id, model=model, revision=revision, sdk_version=sdk_version)
+    requirements = REQUIREMENTS.read_text(encoding="utf-8")
+    gradio = re.search(r"^gradio(?:\[.*\])?==([\d.]+)", requirements, re.MULTILINE).group(1)
+    return render("space.md.jinja", name=repo_id, model=model, revision=revision, sdk_version=gradio)

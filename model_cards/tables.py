@@ -55,7 +55,8 @@ def commands(runs: list[dict], model: str, dataset: str) -> list[str]:
         words += ["--label-score", label_score] if label_score != "likelihood" else []
         words += ["--general", Path(general).name] if general else []
         words += ["--seed", str(first["seed"]), "--emoprompt", *modes]
-        words += ["--output", *(f"results/{mode}" if given == "all" else f"results/{mode}-{given}" for mode in modes)]
+        others = "".join(f"-{value}" for value in (given, label_score) if value not in ("all", "likelihood"))
+        words += ["--output", *(f"results/{mode}{others}" for mode in modes)]
         written.append(shlex.join(words))
     return written
 

@@ -38,7 +38,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 
@@ -74,19 +74,31 @@ def attach_emoprompt(processor: ProcessorMixin) -> ProcessorMixin:
 
 
 @lru_cache(maxsize=8)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int, template: str) -> re.Pattern:
-    """
-    What a text must not hold to be a text and nothing else: special tokens, and others in brackets that the chat
-    template writes, such as `<think>`. `size` tells the tokenizer from itself with fewer tokens.
-    """
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int, template: str, placeholders: tuple) -> re.Pattern:
+    """`size` tells the tokenizer from itself with fewer tokens."""
     bracketed = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+    try:
+        added = tokenizer.added_tokens_decoder.values()
+    except NotImplementedError:  # by MistralCommonBackend, which names its special tokens only
+        added = [AddedToken(token, special=True) for token in tokenizer.all_special_tokens]
     tokens = [
         token.content
-        for token in tokenizer.added_tokens_decoder.values()
+        for token in added
         if len(token.content) > 1
         and (token.special or (token.content in template and bracketed.fullmatch(token.content)))
     ]
+    tokens += map(str, filter(None, placeholders))
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")  # which never matches
+
+
+def control_tokens(processor: ProcessorMixin) -> re.Pattern:
+    """
+    What a text must not hold to be a text and nothing else: special tokens, others in brackets that the chat template
+    writes, such as `<think>`, and what the processor puts pictures and clips in the place of.
+    """
+    own = (processor.chat_template or "").rpartition(PROLOGUE_END)[2]
+    placeholders = tuple(getattr(processor, name, None) for name in ("image_token", "video_token"))
+    return _control_tokens(processor.tokenizer, len(processor.tokenizer), own, placeholders)
 
 
 def as_words(value, control: re.Pattern):
@@ -94,8 +106,19 @@ def as_words(value, control: re.Pattern):
     if isinstance(value, str):
         return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", value)
     if isinstance(value, dict):
-        return {key: as_words(item, control) for key, item in value.items()}
+        return {as_words(key, control): as_words(item, control) for key, item in value.items()}
     return [as_words(item, control) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _turn_as_words(turn: dict, control: re.Pattern) -> dict:
+    """Templates write texts side by side: those that are a control token only together become one, line by line."""
+    turn = as_words(turn, control)
+    content = turn.get("content") or []
+    texts = [item for item in content if isinstance(item, dict) and isinstance(item.get("text"), str)]
+    if not control.search("".join(item["text"].strip() for item in texts)):
+        return turn
+    one = {**texts[-1], "text": "\n".join(item["text"] for item in texts)}
+    return {**turn, "content": [item for item in content if item not in texts] + [one]}
 
 
 def render_chat(
@@ -114,9 +137,8 @@ def render_chat(
     """
     if guidance and PROLOGUE_END not in (processor.chat_template or ""):
         raise ValueError("The processor's chat template has no EmoPrompt; call attach_emoprompt(processor) first.")
-    tokenizer, own = processor.tokenizer, (processor.chat_template or "").rpartition(PROLOGUE_END)[2]
-    control = _control_tokens(tokenizer, len(tokenizer), own)
-    messages = [turn if turn["role"] == "assistant" else as_words(turn, control) for turn in messages]
+    control = control_tokens(processor)
+    messages = [turn if turn["role"] == "assistant" else _turn_as_words(turn, control) for turn in messages]
     guidance = as_words(guidance or {}, control)
     return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **guidance)
 

@@ -11,7 +11,9 @@ import argparse
 import json
 import logging
 import os
+import sys
 import time
+import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -121,11 +123,14 @@ def make_page(name: str, loaded: tuple[PreTrainedModel, ProcessorMixin] | None) 
     def ask(pictures: list[Image.Image] | None, task: str, question: str, words: str, labels: str, mode: str) -> tuple:
         """What is told, the answer with the labels' probabilities, what was written, and the figure."""
         start = time.perf_counter()
+        question, words, labels = (text or "" for text in (question, words, labels))
         try:
             if loaded is None:
                 raise ValueError(UNAVAILABLE)
             if not pictures:
                 raise ValueError("There is no picture yet: upload one, or choose an example.")
+            if task not in NAMES.values() or mode not in list(MODES):
+                raise ValueError("There is no such task or mode of EmoPrompt: choose those that the page offers.")
             choices = split_labels(labels)
             text = write_question(task, question, words, choices)
             record = answer_question(*loaded, pictures, text, choices, task, MODES[mode])
@@ -201,7 +206,15 @@ def make_page(name: str, loaded: tuple[PreTrainedModel, ProcessorMixin] | None) 
     return page.queue(max_size=QUEUE)
 
 
+def log_kind() -> None:
+    """In the place of a traceback, in which Gradio quotes what visitors' programs send."""
+    kind, _, trace = sys.exc_info()
+    place = traceback.extract_tb(trace)[-1]
+    logging.error("A request failed: %s in %s, line %s", kind.__name__, place.filename, place.lineno)
+
+
 def main(args: argparse.Namespace) -> None:
+    traceback.print_exc = log_kind
     try:
         loaded = load(args.model, args.revision)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """What is asked on the page: a task's usual question and labels, what visitors make of them, and drawn examples."""
 
 import io
+import re
 from dataclasses import dataclass
 
 from PIL import Image
@@ -62,6 +63,8 @@ def write_question(task: str, question: str, words: str, labels: list[str]) -> s
     for name, text in (("question", question), ("words", words), ("labels", ", ".join(labels))):
         if len(text) > LONGEST:
             raise ValueError(f"There are {len(text)} characters of {name}: give at most {LONGEST}.")
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(f"The {name} hold half of a character, such as an emoji that was cut: write it again.")
     text = question.strip()
     if labels:
         text += f" Answer with one of: {', '.join(labels)}."

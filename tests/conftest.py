@@ -16,6 +16,8 @@ os.environ.update(  # before the first import of a Hugging Face library, which r
     TOKENIZERS_PARALLELISM="false",
     OMP_NUM_THREADS="1",  # a second thread gains tiny models nothing, and on a busy machine costs them tenfold
     MPLBACKEND="Agg",
+    # what listens on this machine is not asked by way of a proxy
+    no_proxy=",".join(filter(None, ["127.0.0.1", "localhost", os.environ.get("no_proxy")])),
 )
 
 import torch  # noqa: E402

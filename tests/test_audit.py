@@ -1,11 +1,13 @@
 """The audit of dependencies, against an advisory service on the loopback interface that knows what a test tells it."""
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,6 +25,7 @@ class Advisories(BaseHTTPRequestHandler):
 
     known: dict[str, str]
     asked: dict[str, set[str]]
+    status = 200
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -37,7 +40,7 @@ class Advisories(BaseHTTPRequestHandler):
             "affected": [{"package": {"name": name, "ecosystem": "PyPI"}, "versions": [version]}],
         }
         answer = json.dumps({"vulns": [advisory]} if self.known.get(name) == version else {}).encode()
-        self.send_response(200)
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -46,8 +49,8 @@ class Advisories(BaseHTTPRequestHandler):
         pass
 
 
-def audit(known, *options):
-    handler = type("Handler", (Advisories,), {"known": known, "asked": {}})
+def audit(known, *options, status=200):
+    handler = type("Handler", (Advisories,), {"known": known, "asked": {}, "status": status})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1/query"
@@ -79,3 +82,21 @@ def test_what_can_not_be_asked_is_said_loudly(options):
     result = subprocess.run([*AUDIT, "--osv-url", CLOSED, *options], capture_output=True, text=True)
     assert result.returncode == len(options)
     assert f"NOT AUDITED: {CLOSED} can't be reached" in result.stdout and "Connection refused" in result.stdout
+
+
+def test_a_service_that_is_down_is_not_reached_and_one_that_refuses_fails():
+    result, _ = audit({}, status=503)
+    assert result.returncode == 0 and "can't be reached (503 Service Unavailable)" in result.stdout
+    result, _ = audit({}, status=404)
+    assert result.returncode == 1 and "answers 404 Not Found" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_audit_that_was_killed_fails(monkeypatch):
+    spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci" / "audit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    codes = [-9, 0, 0]
+    monkeypatch.setattr(module, "unreachable", lambda service: None)
+    monkeypatch.setattr(module, "tool", lambda: "python")
+    monkeypatch.setattr(module.subprocess, "run", lambda command: types.SimpleNamespace(returncode=codes.pop()))
+    assert module.main(module.make_parser().parse_args([])) == 1 and not codes

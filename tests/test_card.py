@@ -131,7 +131,14 @@ def test_every_card_says_what_is_ours_and_what_the_law_limits(sources, media):
     assert "The paper reports an EmoBench of 287k samples and an average improvement of 12.1%" in prose
     assert prose.count("%") == 1, "no other result"
     assert "no number below is the paper's" in prose and "what onlookers perceived" in prose
-    for told in ("not legal advice", "(EU) 2024/1689", "Article 5(1)(f)", "Annex III, point 1(c)", "Article 50(3)"):
+    for told in (
+        "not legal advice",
+        "(EU) 2024/1689",
+        "Article 5(1)(f)",
+        "Annex III, point 1(c)",
+        "Article 50(3)",
+        "(Article 2(6)); put to",
+    ):
         assert told in prose
     assert "biometric data" in prose and "medical or safety reasons" in prose
     assert "None" not in ours.replace("None: the figures are drawn", "")

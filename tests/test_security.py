@@ -48,7 +48,10 @@ def test_the_hash_list_is_that_of_the_code():
     assert CODE_LIST.read_text(encoding="utf-8") == render_code_list(), "run make cards"
 
 
-@pytest.mark.parametrize("harm", [None, "changed", "added", "removed"])
+HARMS = (None, "changed", "added", "removed", "custom_generate", "elsewhere", "below", "nested", "adapter")
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_snapshot_is_checked_as_the_note_says(emollm, tmp_path, harm):
     snapshot = shutil.copytree(emollm, tmp_path / "snapshot")
     if harm == "changed":
@@ -57,6 +60,16 @@ def test_a_snapshot_is_checked_as_the_note_says(emollm, tmp_path, harm):
         (snapshot / "helpers.py").touch()
     elif harm == "removed":
         (snapshot / "compact.py").unlink()
+    elif harm == "custom_generate":  # which `generate` runs
+        (snapshot / harm).mkdir()
+        (snapshot / harm / "generate.py").touch()
+    elif harm == "adapter":  # by a Hub id, AutoModel loads the model that it names
+        (snapshot / "adapter_config.json").write_text('{"base_model_name_or_path": "OTHER/EmoLLM"}', encoding="utf-8")
+    elif harm:
+        named = {"elsewhere": "OTHER--modeling_emollm.X", "below": "sub/modeling_emollm.X", "nested": "O--a.X"}[harm]
+        config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+        (config["foundation_config"] if harm == "nested" else config)["auto_map"] = {"AutoConfig": named}
+        (snapshot / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (script,) = re.findall(r"```bash\n(# Check a snapshot\n.*?)```", SECURITY, re.DOTALL)
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -182,12 +195,17 @@ def test_nothing_loads_pickles_or_runs_texts(file):
 
 
 def test_every_model_is_loaded_from_safetensors():
-    """By us: `EmoLLM…from_pretrained` does it by itself, foundations don't."""
+    """By us: EmoLLM's `from_pretrained`, which hands it to its `super`, does it by itself; foundations don't."""
+    others = r"(\w*(Processor|Tokenizer|Config)|EmoLLM\w*|super\(\)|type\(processor\))\.from_pretrained"
+    just_written = {("training/model.py", f"{name}.from_pretrained") for name in ("PeftModel", "type(trained)")}
     for file in FILES:
         if file.relative_to(ROOT).parts[0] == "benchmarks":  # which load what they have just made
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and re.fullmatch(r"AutoModel\w*\.from_pretrained", ast.unparse(node.func)):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if (str(file.relative_to(ROOT)), name) in just_written or re.fullmatch(others, name):
+                continue
+            if name.endswith(".from_pretrained"):
                 assert "use_safetensors" in {word.arg for word in node.keywords}, f"{file}: line {node.lineno}"
 
 

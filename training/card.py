@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import platform
 import re
 import time
@@ -16,6 +15,7 @@ import peft
 import torch
 import transformers
 import trl
+import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -30,8 +30,9 @@ from dataset_scripts.readers import READERS
 from .validation import score_of_model
 
 
-CARDS = Path(__file__).parents[1] / "model_cards"
+TEMPLATES = [Path(__file__).parents[1] / room for room in ("model_cards", "dataset_scripts")]
 FACTS, CARD = "training.json", "README.md"
+STAGE = ("datasets", "rows", "train", "steps", "batch_size", "seconds", "device", "weights")  # kept of earlier ones
 LIBRARIES = (torch, transformers, trl, peft, accelerate, datasets)
 
 
@@ -71,12 +72,23 @@ def public_name(name: str) -> str:
 def describe_foundation(name: str, revision: str | None) -> dict:
     """
     Where the training started: a Hub id with its commit, or null for a folder; of one that a training has left, where
-    that had started. The licence is what the foundation's own card names, null where it names none of the Hub's list.
+    that had started, and what it had learned from. The licence is the one that the foundation's own card names, null
+    where it names none of the Hub's list.
+
+    Raises:
+        `ValueError`: for a folder of whose training not all is known.
     """
     is_folder = Path(name).is_dir()
     if is_folder and (Path(name) / FACTS).is_file():
-        earlier = json.loads((Path(name) / FACTS).read_text(encoding="utf-8"))
-        return {key: earlier[key] for key in ("foundation", "revision", "licence")}
+        facts = json.loads((Path(name) / FACTS).read_text(encoding="utf-8"))
+        origin = ("foundation", "revision", "licence", "earlier")
+        if missing := [key for key in (*origin, *STAGE) if key not in facts]:
+            raise ValueError(
+                f"{Path(name) / FACTS} has no {', '.join(missing)}, which the card of a further training tells: train "
+                "that model again, or write there what you know of it"
+            )
+        stage = {key: facts[key] for key in STAGE}
+        return {key: facts[key] for key in origin} | {"earlier": [*facts["earlier"], stage]}
     commit = None if is_folder else getattr(resolve_revision(name, revision), "resolved", revision)
     card = cached_file(
         name,
@@ -86,11 +98,15 @@ def describe_foundation(name: str, revision: str | None) -> dict:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    licence = ModelCard.load(card).data.license if card else None
+    try:
+        licence = ModelCard.load(card, ignore_metadata_errors=True).data.license if card else None
+    except (yaml.YAMLError, ValueError):  # no YAML, no mapping, no text
+        licence = None
     return {
         "foundation": None if is_folder else name,
         "revision": commit,
-        "licence": None if licence == "other" else licence,
+        "licence": licence if isinstance(licence, str) and licence != "other" else None,
+        "earlier": [],
     }
 
 
@@ -146,6 +162,7 @@ def describe_run(script_args, model_args: ModelConfig, model: PreTrainedModel | 
         "trained_parameters": model.parameter_counts["trained"],
         "emoprompt_share": script_args.emoprompt_share,
         "reason_share": script_args.reason_share,
+        "feature_cache": script_args.feature_cache is not None,
     }
 
 
@@ -179,6 +196,7 @@ def describe_training(trainer) -> dict:
     score = score_of_model(state, is_best)
     on_gpu = args.device.type == "cuda"
     name = torch.cuda.get_device_name(args.device) if on_gpu else f"CPU ({platform.machine()})"
+    count = args.world_size * max(1, args.n_gpu)
     return {
         "steps": state.global_step,
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -190,7 +208,7 @@ def describe_training(trainer) -> dict:
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": args.seed,
         "score": score and {"macro_f1": score[0], "step": score[1], "is_best": is_best},
-        "device": {"name": name, "count": args.world_size, "threads": None if on_gpu else torch.get_num_threads()},
+        "device": {"name": name, "count": count, "threads": None if on_gpu else torch.get_num_threads()},
         "seconds": round(clock.elapsed(), 1),
         "energy": clock.began and read_emissions(Path(args.output_dir), clock.began),
         "versions": {library.__name__: library.__version__ for library in LIBRARIES},
@@ -200,17 +218,16 @@ def describe_training(trainer) -> dict:
 def render(facts: dict, name: str) -> str:
     """The card of a model that has not been evaluated; `model_cards` renders the same template with results."""
     environment = Environment(
-        loader=FileSystemLoader(CARDS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    sources = {row["source"]: READERS[row["source"]].SOURCE for row in facts["rows"] if row["source"] in READERS}
+    names = {row["source"] for stage in (facts, *facts["earlier"]) for row in stage["rows"]}
+    sources = {name: reader.SOURCE for name, reader in READERS.items() if name in names}
     template = environment.get_template("emollm.md.jinja")
     page = template.render(training=facts, name=name, sources=sources, evaluations=[], dataset_id=None)
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
 
 
 def write_card(folder: Path, facts: dict, name: str) -> None:
-    """Writes the facts of a training and its card, each of them whole or not at all."""
-    for file, text in ((FACTS, json.dumps(facts, indent=2) + "\n"), (CARD, render(facts, name))):
-        unfinished = folder / f"{file}.tmp"
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, folder / file)
+    """Writes the facts of a training and its card."""
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(render(facts, name), encoding="utf-8")

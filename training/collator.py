@@ -16,7 +16,7 @@ from trl.data_utils import common_prefix_length
 
 from evaluation.pictures import PictureError, decode_picture
 from modeling_emollm import EMOTION_TASKS
-from modeling_emollm.emoprompt import process_texts, render_chat
+from modeling_emollm.emoprompt import as_words, control_tokens, process_texts, render_chat
 
 from .data import GREY, picture_size
 from .encoding import QUESTION
@@ -125,7 +125,9 @@ class EmoBenchCollator:
             if answers[i] and not any(item.get("text", "").strip() for item in message["content"]):
                 raise ValueError(f"{name} has no answer to learn; remove it or give it one.")
         if guidance and guidance["emotion_mode"] == "reason":
-            answer = f"{row['rationale']}\nAnswer: {messages[-1]['content'][0]['text']}"
+            # A model wrote it, about what strangers wrote: it may quote control tokens, too.
+            rationale = as_words(row["rationale"], control_tokens(self.processor))
+            answer = f"{rationale}\nAnswer: {messages[-1]['content'][0]['text']}"
             messages = [*messages[:-1], {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         text = render_chat(self.processor, messages, guidance) + self.end
         token = self.processor.image_token

@@ -20,9 +20,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils.hub import resolve_revision
 from trl import ModelConfig
 
+from dataset_scripts.manifest import digest_safetensors
 from modeling_emollm import EmoLLMForConditionalGeneration, attach_emoprompt, compact_processor
 
-from .card import CARD, FACTS
+from .card import describe_training, write_card
 from .checkpoints import not_written
 
 
@@ -227,7 +228,9 @@ def save_trained(trainer) -> None:
         with _writing(trainer, finished):
             model.save_pretrained(finished)
             trainer.processing_class.save_pretrained(finished)
-        trainer.create_model_card()
+            if trainer.facts is not None:
+                facts = trainer.facts | describe_training(trainer) | {"weights": digest_safetensors(finished)}
+                write_card(finished, facts, trainer.hub_model_id or output.name)
         # What an earlier training left here would be loaded as well.
         stale = ["config.json", "model*.safetensors*", "adapter_*"]
         for path in [path for pattern in stale for path in output.glob(pattern)]:
@@ -240,7 +243,7 @@ def save_trained(trainer) -> None:
             upload_folder(
                 repo_id=trainer.hub_model_id,
                 folder_path=output,
-                allow_patterns=[*files, FACTS, CARD],
+                allow_patterns=files,
                 delete_patterns=stale,
                 commit_message="End of training",
                 token=trainer.args.hub_token,

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy
 from trl import SFTConfig, SFTTrainer
 
-from .card import Clock, describe_training, write_card
+from .card import Clock
 from .checkpoints import StopOnSignal, complete_checkpoints, ignore_signals, not_written
 from .features import with_encoder_outputs
 from .validation import Validation
@@ -63,11 +63,11 @@ class EpochSampler(Sampler):
 class EmoLLMTrainer(SFTTrainer):
     """
     SFTTrainer that computes the logits of the answers alone, ends with the same weights whether it was interrupted or
-    not, stops at a loss that is not finite, and writes our model card.
+    not, and stops at a loss that is not finite.
 
     Args:
-        facts (`dict`, *optional*): what [`describe_run`] tells, for `training.json` and the card; without it neither
-            is written.
+        facts (`dict`, *optional*): what [`describe_run`] tells, for the `training.json` and the card that
+            [`save_trained`] writes; without it neither is written.
         lengths (`list[int]`, *optional*): tokens of each row, to batch rows of like length together.
         validation (`Validation`, *optional*): scores that every evaluation adds to the loss.
         args, kwargs: as SFTTrainer's.
@@ -306,7 +306,4 @@ class EmoLLMTrainer(SFTTrainer):
             raise ValueError(f"The checkpoint does not fit the model: {', '.join(sorted(wrong))} are not in both.")
 
     def create_model_card(self, *args, **kwargs):
-        """Tells of the training beside the weights. TRL, which calls this at checkpoints, passes other facts."""
-        if self.facts is not None and self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            write_card(folder, self.facts | describe_training(self), self.hub_model_id or folder.name)
+        """Nothing: TRL calls this at checkpoints, when the weights there may be those of an earlier training."""

@@ -25,7 +25,7 @@ from dataset_scripts.media import MediaError, open_picture
 from modeling_emollm.emoprompt import EMOTION_TASKS
 
 from ..predictions import draw_samples
-from .checks import UNANSWERED, Outcome, examine, first_request, second_request
+from .checks import UNANSWERED, Outcome, examine, first_request, second_request, trouble_with
 from .dataset import FACTS, Tally, find_samples, read_samples, read_stats, write_dataset
 from .interview import Interview
 from .responses import Responses
@@ -65,7 +65,7 @@ def estimate_tokens(folder: Path, todo: dict[str, set[str]], requests: Counter, 
         number += 1
         tokens[1] += len(first_request(sample).text) / CHARACTERS_A_TOKEN
         tokens[2] += len(second_request(sample, "").text) / CHARACTERS_A_TOKEN + RATIONALE_TOKENS
-        for data in sample.images:
+        for data in () if trouble_with(sample) else sample.images:
             with open_picture(io.BytesIO(data)) as image:
                 tokens[1] += image.width * image.height / PIXELS_A_TOKEN
     taken = sum(requests[which] * tokens[which] / number for which in tokens)
@@ -78,7 +78,7 @@ def cost(tokens: tuple[int, int], price: list[float] | None) -> str:
 
 
 def make_teacher(args: argparse.Namespace) -> Endpoint | LocalModel:
-    if args.teacher.startswith(("http://", "https://")):
+    if args.teacher.lower().startswith(("http://", "https://")):
         limits = (args.concurrency, args.requests_per_minute, args.timeout)
         return Endpoint(args.teacher, args.model, args.max_tokens, *limits)
     if args.model:

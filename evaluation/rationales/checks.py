@@ -7,6 +7,7 @@ one, the steps do not lead to it, and are dropped.
 """
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from dataset_scripts.media import BROKEN, MediaError, open_picture
 from dataset_scripts.tasks import TASKS
 from modeling_emollm.emoprompt import guide_messages
 
@@ -152,6 +154,18 @@ def trouble_of(reply: dict) -> str | None:
     return CUT if reply["finish_reason"] == "length" else None
 
 
+def trouble_with(sample: Sample) -> str | None:
+    """Why a sample can't be asked about, if its pictures' heads say so."""
+    for image in sample.images:
+        try:
+            open_picture(io.BytesIO(image)).close()
+        except MediaError as error:
+            return str(error)
+        except BROKEN:
+            return "picture broken or truncated"
+    return None
+
+
 def examine(sample: Sample, find: Callable[[Request], dict | None]) -> Request | Outcome:
     """
     How far a sample has come.
@@ -169,7 +183,8 @@ def examine(sample: Sample, find: Callable[[Request], dict | None]) -> Request |
 
     request = first_request(sample)
     if (reply := find(request)) is None:
-        return request
+        trouble = trouble_with(sample)
+        return Outcome(trouble) if trouble else request
     if trouble := trouble_of(reply):
         return Outcome(trouble)
     steps = ANSWER[sample.several].sub("", reply["text"])

@@ -6,7 +6,7 @@ import io
 import os
 from collections import Counter
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import openai
 import torch
@@ -64,10 +64,17 @@ async def refuse_malformed(response) -> None:
             response.status_code = 502
 
 
+def read_key() -> str:
+    return os.environ.get("OPENAI_API_KEY", "").strip()
+
+
 def check_address(url: str) -> None:
     """Raises a `ValueError` if an endpoint's address may hold a key: addresses are recorded, shown and published."""
+    key = read_key().lower()
+    if len(key) >= SHORTEST_KEY and key in unquote(url).lower():
+        raise ValueError("The address of the endpoint holds the key: leave it out, OPENAI_API_KEY is sent anyway.")
     parts = urlsplit(url)
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if parts.username or parts.password or parts.query or parts.fragment or ";" in url:
         raise ValueError(
             f"The address of the endpoint at {parts.hostname} has more to it than host and path: give its key in "
             "OPENAI_API_KEY."
@@ -101,13 +108,15 @@ class Endpoint:
         requests_per_minute: float | None,
         timeout: float,
     ):
-        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self.key = read_key()
         if not (self.key.isascii() and self.key.isprintable()):
             raise ValueError("OPENAI_API_KEY has characters that no key has: copy it again.")
         check_address(url)
         self.options = {"base_url": url, "api_key": self.key or "none", "timeout": timeout, "max_retries": RETRIES}
         self.url, self.workers, self.requests_per_minute = url, concurrency, requests_per_minute
         self.name = model or self.find_model()
+        if self.without_key(self.name) != self.name:  # it is recorded, too
+            raise ValueError(f"{url} calls its model by the key: give another name by --model.")
         self.max_tokens, self.parameters = max_tokens, {"max_tokens": max_tokens, "temperature": 0}
         self.identity = {"model": self.name, "temperature": 0}
 
@@ -181,8 +190,10 @@ class Endpoint:
                 raise Unanswered(self.describe(error)) from error
             raise self.give_up(error) from error
         choice, usage = completion.choices[0], completion.usage
-        tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        return read_reply(self.without_key(choice.message.content or ""), choice.finish_reason, *tokens)
+        reported = (getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
+        tokens = [number if isinstance(number, int) else 0 for number in reported]
+        reason = choice.finish_reason and self.without_key(str(choice.finish_reason))
+        return read_reply(self.without_key(choice.message.content or ""), reason, *tokens)
 
 
 class LocalModel:

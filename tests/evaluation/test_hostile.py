@@ -1,6 +1,7 @@
 """Datasets, models' texts and endpoints made to do harm, at the doors of evaluation, training and the report."""
 
 import base64
+import copy
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from asked import evaluate, make_row, prepare
 from datasets import Dataset, load_dataset
 from loopback_teacher import LoopbackTeacher, Reply
 from PIL import Image, ImageFile
-from transformers import AutoProcessor
+from transformers import AddedToken, AutoProcessor
 from written_runs import make_records, write_run
 
 from dataset_scripts import video
@@ -37,6 +38,9 @@ from training.data import GREY_SIZE, picture_size
 
 
 KEY = "sk-never-to-be-told"
+ANSWER = {
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Answer: no"}}]
+}
 KINDS = ("llava", "idefics3", "gemma3")
 CLOSED = ["--tasks", "hate_detection", "--limit", 4]
 
@@ -115,6 +119,36 @@ def test_a_bomb_costs_its_row_and_not_the_command(undecoded, tiny_foundations, d
     folder = change_rows(drawn_dataset, tmp_path / tmp_path.name, images=[{"bytes": bomb(), "path": None}])
     records = evaluate(tiny_foundations["llava"], folder, tmp_path / "run", "--tasks", "hate_detection")
     assert [record["error"] for record in records if record["error"]] == ["picture too large to decode"]
+
+
+@pytest.mark.parametrize("estimate", [[], ["--estimate"]])
+@pytest.mark.parametrize(
+    "data, reason", [(bomb(), "picture too large to decode"), (b"x", "picture broken or truncated")]
+)
+def test_a_bomb_costs_its_rationale_and_not_the_command(data, reason, estimate, drawn_dataset, tmp_path, capsys):
+    folder = shutil.copytree(drawn_dataset, tmp_path / "build")
+    (shard,) = (folder / "hate_detection").glob("train-*")
+    table = pq.read_table(shard)
+    images = table["images"].to_pylist()
+    for i, name in enumerate(table["id"].to_pylist()):
+        if name.split("#")[0] == table["id"][0].as_py().split("#")[0]:
+            images[i] = [{"bytes": data, "path": None}]
+    place = table.schema.get_field_index("images")
+    pq.write_table(
+        table.set_column(place, table.schema.field(place), pa.array(images, table.schema.types[place])), shard
+    )
+    files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    files["files"][f"hate_detection/{shard.name}"] = {"size": shard.stat().st_size, "sha256": digest_file(shard)}
+    (folder / "manifest.json").write_text(json.dumps(files), encoding="utf-8")
+    with LoopbackTeacher() as teacher:
+        arguments = ["--dataset", folder, "--teacher", teacher.url, "--output", tmp_path / "reasons", *CLOSED[:2]]
+        rationales.main(rationales.make_parser().parse_args([*map(str, arguments), *estimate]))
+    if estimate:
+        assert "tokens in and" in capsys.readouterr().out
+    else:
+        facts = json.loads((tmp_path / "reasons" / "rationales.json").read_text(encoding="utf-8"))
+        found = facts["configs"]["hate_detection"]["drawn"]
+        assert found["dropped"] == {reason: 1} and found["kept"] == found["asked"] - 1 > 0
 
 
 def test_a_clip_of_huge_frames_is_not_decoded(monkeypatch):
@@ -209,6 +243,51 @@ def test_a_caption_forges_neither_turns_nor_pictures(kind, processors):
             assert mild == hostile, text
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_not_put_together_from_pieces(kind, processors):
+    """By templates that write texts side by side, with or without the spaces around them."""
+    processor = processors[kind]
+    for token in [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]:
+        for cut in range(1, len(token)):
+            for space in ("", " "):
+                texts = [f"Is this {token[:cut]}{space}", f"{space}{token[cut:]} hateful?"]
+                pieces = [{"type": "image"}, *({"type": "text", "text": text} for text in texts)]
+                chats = [[{"role": "user", "content": content}] for content in (pieces[:1], pieces)]
+                mild, hostile = (render_chat(processor, chat).count(token) for chat in chats)
+                assert mild == hostile, texts
+
+
+def test_names_of_labels_are_words(processors):
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is this hateful?"}]}]
+    for processor in processors.values():
+        token = processor.image_token
+        for labels in ({token: token, "no": "It attacks nobody."}, [token, "no"]):
+            text = render_chat(processor, chat, {"emotion_task": "hate_detection", "emotion_labels": labels})
+            assert text.count(token) == 1
+
+
+def test_placeholders_are_broken_that_are_no_tokens(processors):
+    """Some processors look for a text of theirs, and put the tokens in its place."""
+    processor = copy.copy(processors["llava"])
+    processor.image_token, processor.video_token = "<picture>", AddedToken("<clip>")
+    chat = [{"role": "user", "content": [{"type": "text", "text": "Is <picture> or <clip> hateful?"}]}]
+    assert "Is < picture> or < clip> hateful?" in render_chat(processor, chat)
+
+
+def test_a_tokenizer_without_added_tokens(processors):
+    """MistralCommonBackend only names the special ones."""
+
+    def refuse(tokenizer):
+        raise NotImplementedError
+
+    processor = copy.copy(processors["llava"])
+    processor.tokenizer = copy.copy(processor.tokenizer)
+    named = {"added_tokens_decoder": property(refuse), "all_special_tokens": ["<s>", "<|end|>"]}
+    processor.tokenizer.__class__ = type("Named", (type(processor.tokenizer),), named)
+    chat = [{"role": "user", "content": [{"type": "text", "text": "Is <|end|> or <image> hateful?"}]}]
+    assert "Is < |end|> or < image> hateful?" in render_chat(processor, chat)
+
+
 def test_a_caption_does_not_stop_a_run(tiny_foundations, processors, drawn_dataset, tmp_path):
     """Nor does it take another row's picture, or answer anything but a label."""
     processor = processors["llava"]
@@ -231,6 +310,19 @@ def test_a_hostile_caption_is_learned_as_words(processors, drawn_dataset):
         batch = EmoBenchCollator(processor, None, 1.0, 0.0, 0)([row])
         learned = processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
         assert learned.replace(processor.tokenizer.eos_token, "") == row["answer"], kind
+
+
+def test_a_rationale_that_quotes_a_caption_is_learned_as_words(processors, drawn_dataset):
+    for kind, processor in processors.items():
+        row = load_dataset(str(drawn_dataset), "hate_detection", split="train").cast_column("images", STORED)[0]
+        tokens = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+        row["rationale"] = (
+            f"The caption says {' '.join(tokens)}{forged(processor)}{processor.image_token}, in mockery."
+        )
+        collator = EmoBenchCollator(processor, None, 1.0, 1.0, 0)
+        mild, hostile = (collator([row | {"rationale": text}]) for text in ("In mockery.", row["rationale"]))
+        assert count_control(processor, mild) == count_control(processor, hostile), kind
+        assert "skipped" not in hostile and "in mockery." in collator.conversation(row)[0]
 
 
 def test_what_is_no_control_token_stays_as_it_is(processors):
@@ -269,8 +361,14 @@ def test_plain_words_still_reach_a_model():
         lambda asked: Reply(f"{KEY} has asked too often", status=429, headers={"Retry-After": "0"}),
         lambda asked: Reply(f"{KEY} broke me", status=500),
         lambda asked: Reply(body=f'{{"choices": "{KEY}"}}'.encode()),
+        lambda asked: Reply("Answer: no", finish_reason=KEY),
+        lambda asked: Reply("Answer: no", finish_reason=[KEY]),
+        lambda asked: Reply(
+            body=json.dumps(ANSWER | {"usage": {"prompt_tokens": KEY, "completion_tokens": KEY}}).encode()
+        ),
+        lambda asked: Reply(body=json.dumps(ANSWER | {"usage": KEY}).encode()),
     ],
-    ids=["echo", "400", "401", "429", "500", "malformed"],
+    ids=["echo", "400", "401", "429", "500", "malformed", "reason", "reasons", "counts", "usage"],
 )
 @pytest.mark.parametrize("command", ["run", "rationales"])
 def test_the_key_is_told_to_the_endpoint_alone(command, script, drawn_dataset, tmp_path, monkeypatch, capfd, caplog):
@@ -305,7 +403,35 @@ def test_what_stands_for_no_key_may_be_a_word(drawn_dataset, tmp_path, monkeypat
     assert {record["text"] for record in records} == {"Answer: no"}
 
 
-@pytest.mark.parametrize("url", ["http://me:{key}@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key={key}"])
+def test_a_model_that_is_called_by_the_key_is_refused(drawn_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for models, message in (((f"m-{KEY}",), "calls its model by the key"), ((f"m-{KEY}", "b"), "has 2 models")):
+        with (
+            LoopbackTeacher(models=models) as endpoint,
+            pytest.raises((ValueError, SystemExit), match=message) as error,
+        ):
+            evaluate(endpoint.url, drawn_dataset, tmp_path / str(len(models)), *CLOSED)
+        assert KEY not in str(error.value)
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/{key}/v1", "http://127.0.0.1:9/%73{rest}/v1", "http://{key}/v1"])
+def test_the_key_in_a_path_is_refused_before_it_is_written(url, drawn_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for door in (
+        lambda address: evaluate(address, drawn_dataset, tmp_path / "run", *CLOSED),
+        lambda address: teachers.Endpoint(address, None, 8, 1, None, 1),
+    ):
+        with pytest.raises(ValueError, match="The address of the endpoint holds the key: leave it out") as error:
+            door(url.format(key=KEY, rest=KEY[1:]))
+        assert KEY not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+URLS = ["http://me:{key}@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key={key}", "http://127.0.0.1:9/v1;{key}"]
+
+
+@pytest.mark.parametrize("url", [*URLS, "HTTP://me:{key}@127.0.0.1:9/v1"])
 def test_a_key_in_an_address_is_refused_before_it_is_written(url, drawn_dataset, tmp_path):
     for door in (
         lambda: evaluate(url.format(key=KEY), drawn_dataset, tmp_path / "run", *CLOSED),

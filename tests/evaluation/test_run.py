@@ -19,6 +19,7 @@ from loopback_teacher import LoopbackTeacher, Reply
 from transformers import AutoProcessor
 
 from benchmarks.fake_sources import make_sources
+from dataset_scripts.manifest import digest_safetensors
 from dataset_scripts.pipeline import build
 from evaluation.metrics import score
 from evaluation.predictions import read_predictions
@@ -76,11 +77,12 @@ def test_a_killed_run_is_resumed_without_repeats(tiny_foundations, drawn_dataset
     assert not list(folder.glob("*.part"))
 
 
-def test_results_are_recomputed_from_predictions(finished, drawn_dataset):
+def test_results_are_recomputed_from_predictions(finished, tiny_foundations, drawn_dataset):
     folder, records = finished
     results = json.loads((folder / "results.json").read_text())
     assert {name: results[name] for name in ("scores", "mean")} == json.loads(json.dumps(score(records)))
     assert results["n"] == len(records) == 48
+    assert results["weights"] == digest_safetensors(tiny_foundations["llava"])
     assert list(results["scores"]) == SIX
     assert results["seconds"] == pytest.approx(sum(record["seconds"] for record in records)) and results["seconds"]
     for name, task, setting in [("Emo-C", "emotion_recognition", "closed"), ("hate", "hate_detection", "closed")]:
@@ -219,6 +221,7 @@ def test_what_is_on_the_hub_is_pinned_and_named_by_commit(finished, tiny_foundat
     assert result.returncode == 0, result.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["commit"] == results["revision"] == commits["model"]
+    assert results["weights"] == digest_safetensors(tiny_foundations["llava"])
     assert results["dataset_commit"] == results["dataset_revision"] == commits["dataset"]
     expected = [record for record in finished[1] if record["task"] == "hate_detection"]
     assert timeless(read_predictions(tmp_path / "run")) == timeless(expected)
@@ -264,6 +267,7 @@ def test_an_endpoint_that_fails_halfway_loses_nothing(drawn_dataset, tmp_path, c
     assert {record["prediction"] for record in records if not record["error"]} == {"sadness", "no"}
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["scores"]["hate"]["errors"] == {"refused by the endpoint": 1}
+    assert results["commit"] is results["weights"] is None
 
 
 def test_an_endpoint_that_answers_nobody(drawn_dataset, tmp_path, capsys):

@@ -5,11 +5,16 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 
+import loopback_hub
 import pytest
 import yaml
-from loopback_hub import OWNER, READER, Fault, File, Repo
+from loopback_hub import OWNER, READER, Fault, File, Refusal, Repo
+
+from model_cards.hub import TRIAL
 
 
 DEMO = ("space", "--repo-id", "owner/demo", "--model", "owner/emollm")
@@ -49,7 +54,7 @@ def test_the_demo_has_all_that_it_imports_and_what_to_show(hub, publish, run, mo
     assert not repo.private and list(repo.branches) == ["main"]
     assert repo.history == ["Demo of owner/emollm", "initial commit"]
     page = "/api/spaces/owner/demo"
-    done = [hub.requests.index(("POST", f"{page}/commit/{branch}", "owner")) for branch in ("publishing", "main")]
+    done = [hub.requests.index(("POST", f"{page}/commit/{branch}", "owner")) for branch in (TRIAL, "main")]
     assert done[0] < done[1] < hub.requests.index(("PUT", f"{page}/settings", "owner")), "public before it was whole"
     head = yaml.safe_load(files["README.md"].split("---\n")[1])
     assert head["app_file"] in files and f"gradio=={head['sdk_version']}\n" in files["requirements.txt"]
@@ -105,6 +110,30 @@ def test_a_branch_is_made_and_the_rest_left_alone(earlier, publish):
     sha = publish(*DEMO, "--revision", "try").splitlines()[-1]
     assert earlier.branches == {"main": main, "try": sha}
     assert "space/old.py" not in earlier.at("try").files and "space/old.py" in earlier.files
+
+
+def test_a_public_demo_is_of_a_model_that_all_may_see(hub, publish, refuse):
+    hub.repos["model", "owner/emollm"].private = True
+    ending, missing = refuse((OWNER, *DEMO), (OWNER, *DEMO[:-1], "owner/none"))
+    assert "owner/emollm is private" in ending and "there is no model owner/none that you may see" in missing
+    assert ("space", "owner/demo") not in hub.repos
+    publish(*DEMO, "--private")
+    assert hub.repos["space", "owner/demo"].private
+
+
+def test_a_revision_is_a_branch_and_not_our_own(earlier, hub, refuse):
+    earlier.tags["v1"] = sha = earlier.branches["main"]
+    before, commits = state(earlier), len(earlier.commits)
+    endings = refuse(*((OWNER, *DEMO, "--revision", name) for name in ("v1", sha, TRIAL)))
+    for ending, told in zip(endings, ("v1 is a tag or a commit", f"{sha} is a tag", f"branch {TRIAL}"), strict=True):
+        assert told in ending
+    assert state(earlier) == before and len(earlier.commits) == commits
+
+
+def test_a_branch_called_publishing_is_the_users_own(earlier, publish):
+    mine = earlier.commit("publishing", "mine", "", {}).oid
+    publish(*DEMO)
+    assert earlier.branches["publishing"] == mine and len(earlier.branches) == 2
 
 
 FAULTS = {
@@ -180,6 +209,122 @@ def test_an_answer_that_is_lost_is_looked_up(earlier, hub, publish):
     assert earlier.branches == {"main": sha} and earlier.history[:2] == ["Demo of owner/emollm", "by hand"]
 
 
+def test_a_commit_that_the_hub_broke_down_after_is_looked_up(earlier, publish, monkeypatch):
+    commit = earlier.commit
+
+    def broken(branch, *rest):
+        commit(branch, *rest)
+        raise Refusal(504, "gateway timeout")
+
+    monkeypatch.setattr(earlier, "commit", broken)
+    sha = publish(*DEMO).splitlines()[-1]
+    assert earlier.branches == {"main": sha} and earlier.history[:2] == ["Demo of owner/emollm", "by hand"]
+
+
+def test_somebody_elses_commit_is_not_taken_for_ours(earlier, refuse, monkeypatch):
+    commit = earlier.commit
+
+    def broken(branch, title, message, files):
+        if branch == "main":
+            commit(branch, "theirs", "", {})
+            raise Refusal(504, "gateway timeout")
+        return commit(branch, title, message, files)
+
+    monkeypatch.setattr(earlier, "commit", broken)
+    (ending,) = refuse((OWNER, *DEMO))
+    assert "the Hub has a fault" in ending and earlier.history == ["theirs", "by hand"]
+
+
+def test_no_failure_is_told_of_once_the_branch_has_changed(earlier, hub, refuse):
+    """Whichever request about the repository fails: either it is as it was, or all is well."""
+    before, ending, number = state(earlier), "", 0
+    while ending is not None:
+        number += 1
+        hub.broken, _ = {"repo_info": Fault(500, requests=[number])}, hub.seen.clear()
+        (ending,) = refuse((OWNER, *DEMO))
+        assert (state(earlier) == before) == (ending is not None), number
+    assert number > 3
+
+
+def replace_route(monkeypatch, name: str, by: Callable) -> Callable:
+    """Let the Hub do something else; returns what it did."""
+    routes = [(*rest, by if route.__name__ == name else route) for *rest, route in loopback_hub.ROUTES]
+    monkeypatch.setattr(loopback_hub, "ROUTES", routes)
+    return getattr(loopback_hub.HubHandler, name)
+
+
+@pytest.mark.parametrize("route, number", [("create_repo", 1), ("branch", 1), ("branch", 2)])
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_was_made_though_its_answer_is_lost_is_undone(hub, refuse, monkeypatch, request, route, number, broken):
+    before = state(request.getfixturevalue("earlier")) if route == "branch" else None
+    made = []
+
+    def late(handler, **arguments):
+        answer = original(handler, **arguments)
+        if handler.command == "POST":
+            made.append(arguments)
+            if len(made) == number:
+                raise Refusal(504, "gateway timeout")
+        return answer
+
+    if broken:
+        original = replace_route(monkeypatch, route, late)
+    else:
+        hub.broken = {route: Fault(cut="answer", requests=[number])}
+    (ending,) = refuse((OWNER, *DEMO, "--revision", "try"))
+    assert ending.startswith("publish: ")
+    if before:
+        assert state(hub.repos["space", "owner/demo"]) == before
+    else:
+        assert ("space", "owner/demo") not in hub.repos and ("POST", "/api/repos/create", "owner") in hub.requests
+
+
+def test_a_repository_that_somebody_made_meanwhile_stays(hub, refuse, monkeypatch):
+    def create(handler):
+        hub.repos["space", "owner/demo"] = Repo("space", "owner/demo")
+        return original(handler)
+
+    original = replace_route(monkeypatch, "create_repo", create)
+    (ending,) = refuse((OWNER, *DEMO))
+    assert "something else is changing" in ending and ("space", "owner/demo") in hub.repos
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_last_commit_is_not_stopped(earlier, environment, monkeypatch, number):
+    ended, err = end_while_committing(earlier, environment, monkeypatch, "main", number)
+    assert ended == 0, err
+    assert earlier.history[:2] == ["Demo of owner/emollm", "by hand"] and list(earlier.branches) == ["main"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_repository_is_made_takes_it_back(hub, environment, monkeypatch, number):
+    ended, err = end_while_committing(Repo, environment, monkeypatch, "initial commit", number)
+    assert ended == 128 + number, err
+    assert ("space", "owner/demo") not in hub.repos and ("DELETE", "/api/repos/delete", "owner") in hub.requests
+
+
+def end_while_committing(where, environment, monkeypatch, word: str, number: int) -> tuple[int, str]:
+    """Sends a signal to the command when a commit by this branch or title is made, and its answer is not yet sent."""
+    commit, done = where.commit, threading.Event()
+
+    def slow(*arguments):
+        made = commit(*arguments)
+        if word in arguments[:3]:
+            done.set()
+            time.sleep(1)
+        return made
+
+    monkeypatch.setattr(where, "commit", slow)
+    command = [sys.executable, "-m", "model_cards.publish", *DEMO, "--yes"]
+    process = subprocess.Popen(
+        command, env=environment(OWNER), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert done.wait(120)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
 def test_what_can_be_asked_again_is_asked_again(earlier, hub, publish):
     """Downloads, by huggingface_hub itself, which waits as long as it is told to."""
     hub.broken = {"resolve": Fault(429, retry_after=1, requests=[3]), "preupload": Fault(500, requests=[1])}
@@ -202,7 +347,7 @@ def test_a_killed_push_leaves_what_the_next_one_clears_away(earlier, hub, enviro
     before = state(earlier)
     assert end_in_the_middle(hub, environment, signal.SIGKILL) == -signal.SIGKILL
     private, gated, branches, files = state(earlier)
-    assert branches.pop("publishing") and (private, gated, branches, files) == before
+    assert branches.pop(TRIAL) and (private, gated, branches, files) == before
     publish(*DEMO)
     assert list(earlier.branches) == ["main"] and "space/old.py" not in earlier.files
 
@@ -222,7 +367,7 @@ def end_in_the_middle(hub, environment, number: int) -> int:
     deadline, start = time.monotonic() + 120, len(hub.requests)
     while time.monotonic() < deadline and process.poll() is None:
         paths = [path for method, path, _ in hub.requests[start:] if method == "POST"]
-        if any(path.endswith("/commit/publishing") for path in paths):
+        if any(path.endswith(f"/commit/{TRIAL}") for path in paths):
             process.send_signal(number)
             break
         time.sleep(0.01)

@@ -18,6 +18,7 @@ from dataset_scripts.manifest import verify
 from dataset_scripts.pipeline import build
 from dataset_scripts.publication import copy_text
 from dataset_scripts.tasks import TASKS
+from model_cards.hub import TRIAL
 
 
 # Prints, for every config and split of a repository, as JSON: rows, and a hash of each row's id, text and media.
@@ -156,16 +157,22 @@ def test_private_is_for_the_owner_alone(built, hub, publish, load):
 
 
 def test_gated_is_for_those_who_agree(small, hub, publish, load):
-    publish("dataset", small, "--repo-id", "owner/gated", "--gated", "manual")
+    printed = publish("dataset", small, "--repo-id", "owner/gated", "--gated", "manual")
+    shown = "  will become public\n  will become gated: manual (now: not gated)\n"
+    assert shown in printed.split("Publish this?")[0]
     repo = hub.repos["dataset", "owner/gated"]
     assert repo.gated == "manual" and not repo.private
     settings = hub.requests.index(("PUT", "/api/datasets/owner/gated/settings", "owner"))
-    commit = hub.requests.index(("POST", "/api/datasets/owner/gated/commit/publishing", "owner"))
+    commit = hub.requests.index(("POST", f"/api/datasets/owner/gated/commit/{TRIAL}", "owner"))
     assert settings < commit, "nothing may be there before the gate is"
     assert "you agree" in head_of(repo.files["README.md"].data)["extra_gated_prompt"]
     assert "gated dataset" in load("owner/gated") and "gated dataset" in load("owner/gated", READER)
     repo.granted.add("reader")
     assert set(load("owner/gated", READER, ("stream",))) == {"hate_detection"}
+    repo.gated = False
+    assert "will become gated: manual" in publish("dataset", small, "--repo-id", "owner/gated", "--gated", "manual")
+    assert repo.gated == "manual" and len(repo.history) == 2
+    assert "It is published already" in publish("dataset", small, "--repo-id", "owner/gated", "--gated", "manual")
 
 
 def test_without_media_nothing_of_a_picture_or_clip_leaves(built, sources, hub, publish, tmp_path):

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from loopback_hub import OWNER, File, Repo
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from model_cards.merging import load_merged
+from dataset_scripts.manifest import digest_safetensors
 from modeling_emollm import EmoLLMForConditionalGeneration, attach_emoprompt
 
 
@@ -33,6 +32,15 @@ print(type(model).__module__, sum(weights.double().sum().item() for weights in m
 """
 
 
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def sign(folder: Path) -> None:
+    """As the training that left these weights."""
+    edit(folder / "training.json", weights=digest_safetensors(folder))
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_foundations, tmp_path_factory) -> Path:
     """What a training leaves: a model, and much beside it."""
@@ -40,6 +48,7 @@ def trained(tiny_foundations, tmp_path_factory) -> Path:
     EmoLLMForConditionalGeneration.from_foundation(tiny_foundations["llava"], mvp_size=8).save_pretrained(folder)
     attach_emoprompt(AutoProcessor.from_pretrained(tiny_foundations["llava"])).save_pretrained(folder)
     shutil.copy(DRAWN / "training.json", folder)
+    sign(folder)
     (folder / "checkpoint-1").mkdir()
     torch.save({"state": 1}, folder / "checkpoint-1" / "optimizer.pt")
     torch.save({"output_dir": str(folder)}, folder / "training_args.bin")
@@ -56,16 +65,13 @@ def model(trained, tmp_path) -> Path:
 
 
 @pytest.fixture
-def run_folder(tmp_path) -> Path:
+def run_folder(trained, tmp_path) -> Path:
     """As evaluation.run leaves it."""
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copy(DRAWN / "results" / "none.json", folder / "results.json")
+    edit(folder / "results.json", weights=digest_safetensors(trained))
     return folder
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_a_model_is_published_without_what_a_training_leaves(trained, run_folder, hub, publish, run):
@@ -132,6 +138,14 @@ SPOILT = {
         lambda model: torch.save({}, model / "vocab.json", _use_new_zipfile_serialization=False),
         "vocab.json: a pickle or an archive",
     ),
+    "a damaged list of tokens": (
+        lambda model: (model / "special_tokens_map.json").write_text("{"),
+        "special_tokens_map.json: ",
+    ),
+    "a damaged index": (
+        lambda model: (model / "model.safetensors").rename(model / "model.safetensors.index.json"),
+        "model.safetensors.index.json is damaged",
+    ),
     "a damaged config": (lambda model: (model / "config.json").write_text("{"), "config.json is damaged"),
     "no weights at all": (
         lambda model: (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
@@ -145,6 +159,14 @@ SPOILT = {
     "a path of another machine": (
         lambda model: edit(model / "training.json", notes="see /home/somebody/runs"),
         "training.json: a local path, '/home/somebody",
+    ),
+    "a relative path that is nowhere": (
+        lambda model: edit(model / "tokenizer_config.json", name_or_path="outputs/foundation"),
+        "tokenizer_config.json: a local path, 'outputs/foundation'",
+    ),
+    "a path of three parts": (
+        lambda model: edit(model / "tokenizer_config.json", name_or_path="some/secret/foundation"),
+        "tokenizer_config.json: a local path, 'some/secret/foundation'",
     ),
     "a relative path": (
         lambda model: edit(model / "training.json", foundation=os.path.relpath(ROOT / "model_cards" / "checks.py")),
@@ -167,6 +189,10 @@ SPOILT = {
     "a tensor too few": (spoil_weights, "multi_perspective_projection"),
     "a processor too few": (lambda model: (model / "tokenizer.json").unlink(), "does not load"),
     "no facts for the card": (lambda model: (model / "training.json").unlink(), "training.json"),
+    "facts of a plain foundation": (
+        lambda model: edit(model / "training.json", is_emollm=False),
+        "training.json is of another model",
+    ),
     "no licence": (lambda model: edit(model / "training.json", licence=None), "licence"),
     "no model": (lambda model: (model / "config.json").unlink(), "has no config.json"),
 }
@@ -176,6 +202,8 @@ SPOILT = {
 def test_what_may_not_be_published_is_named(name, model, hub, refuse):
     spoil, told = SPOILT[name]
     spoil(model)
+    if (model / "training.json").is_file():
+        sign(model)
     (ending,) = refuse((OWNER, "model", model, "--repo-id", "owner/emollm"))
     assert ending.startswith("publish: ") and told in ending and "\n" not in ending
     assert not hub.repos
@@ -185,25 +213,61 @@ def test_a_plain_foundation_needs_no_code(tiny_foundations, model, hub, publish,
     shutil.copytree(tiny_foundations["llava"], tmp_path / "sft")
     shutil.copy(DRAWN / "training.json", tmp_path / "sft")
     edit(tmp_path / "sft" / "training.json", is_emollm=False)
+    sign(tmp_path / "sft")
     publish("model", tmp_path / "sft", "--repo-id", "owner/sft", "--private")
     repo = hub.repos["model", "owner/sft"]
     assert repo.private and set(repo.files) - {".gitattributes"} == FILES - CODE
 
 
-def test_adapters_are_merged_into_what_they_were_trained_on(trained, hub, publish, tmp_path):
-    base, expected = trained, load_file(trained / "model.safetensors")
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        model = get_peft_model(load_merged(str(base)), LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
-        torch.nn.init.ones_(next(w for name, w in model.named_parameters() if "lora_B" in name).data)
-        model.peft_config["default"].base_model_name_or_path = str(base)
-        model.save_pretrained(folder)
-        base = folder
-    AutoProcessor.from_pretrained(trained).save_pretrained(folder)
+def test_a_foundations_own_code_is_not_published(tiny_foundations, hub, refuse, tmp_path):
+    shutil.copytree(tiny_foundations["llava"], folder := tmp_path / "sft")
     shutil.copy(DRAWN / "training.json", folder)
-    publish("model", folder, "--repo-id", "owner/merged")
-    repo = hub.repos["model", "owner/merged"]
-    assert set(repo.files) - {".gitattributes"} == FILES
-    (tmp_path / "model.safetensors").write_bytes(repo.files["model.safetensors"].data)
-    merged = load_file(tmp_path / "model.safetensors")
-    changed = [name for name in expected if not torch.equal(expected[name], merged[name])]
-    assert set(merged) == set(expected) and len(changed) == 1 and "q_proj" in changed[0]
+    edit(folder / "training.json", is_emollm=False)
+    edit(folder / "processor_config.json", auto_map={"AutoProcessor": "own.Processor"})
+    (folder / "own.py").write_text("raise SystemExit('it ran')\n")
+    (ending,) = refuse((OWNER, "model", folder, "--repo-id", "owner/sft"))
+    assert "has code of its own (own.py)" in ending and not hub.repos
+
+
+def test_an_adapter_is_no_whole_model(trained, hub, refuse, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"lora": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    (ending,) = refuse((OWNER, "model", tmp_path, "--repo-id", "owner/emollm"))
+    assert "is an adapter" in ending and "merge_and_unload" in ending and not hub.repos
+
+
+def test_weights_are_those_that_are_loaded(model, hub, publish, refuse):
+    """A whole file, or what the index of shards names; neither other shards, nor other files."""
+    shutil.copytree(model, whole := model.parent / "whole")
+    EmoLLMForConditionalGeneration.from_pretrained(model).save_pretrained(model, max_shard_size="100KB")
+    (model / "model.safetensors").unlink(missing_ok=True)
+    shards = {path.name for path in model.glob("*.safetensors")}
+    for folder in (model, whole):
+        save_file({"old": torch.zeros(1)}, folder / "model-00009-of-00009.safetensors")
+        sign(folder)
+    (whole / "model.safetensors.index.json").write_text("{}")
+    printed = publish("model", whole, "--repo-id", "owner/whole")
+    assert set(hub.repos["model", "owner/whole"].files) - {".gitattributes"} == FILES
+    assert "model-00009-of-00009.safetensors, model.safetensors.index.json" in printed.splitlines()[0]
+    printed = publish("model", model, "--repo-id", "owner/shards")
+    expected = FILES - {"model.safetensors"} | shards | {"model.safetensors.index.json"}
+    assert len(shards) > 1 and set(hub.repos["model", "owner/shards"].files) - {".gitattributes"} == expected
+    assert "model-00009-of-00009.safetensors" in printed.splitlines()[0]
+    (model / max(shards)).unlink()
+    (ending,) = refuse((OWNER, "model", model, "--repo-id", "owner/shards"))
+    assert f"model.safetensors.index.json names {max(shards)}, which is not there" in ending
+
+
+def test_results_may_be_the_file(model, run_folder, hub, publish):
+    """Other scores than of these, which lie in the folder or on the Hub, are not the model's."""
+    repo = hub.repos["model", "owner/emollm"] = Repo("model", "owner/emollm")
+    old = {".eval_results/emobench.yaml": b"old", "additional_chat_templates/old.jinja": b"old"}
+    repo.commit("main", "by hand", "", {name: File(data, lfs=False) for name, data in old.items()})
+    (model / ".eval_results").mkdir()
+    (model / ".eval_results" / "emobench.yaml").write_text("- dataset: {id: a/b, task_id: x}\n  value: 0.99\n")
+    call = ("model", model, "--repo-id", "owner/emollm", "--dataset-id", "owner/EmoBench")
+    publish(*call)
+    assert set(repo.files) == FILES
+    publish(*call, "--results", run_folder / "results.json")
+    assert set(repo.files) == FILES | {".eval_results/emobench.yaml"}
+    assert b"owner/EmoBench" in repo.files[".eval_results/emobench.yaml"].data

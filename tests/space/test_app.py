@@ -141,6 +141,26 @@ def test_nothing_is_kept(server, picture, write_clip, tmp_path):
     assert SECRET not in server.log.read_text()
 
 
+def test_what_no_page_offers_is_not_logged(server):
+    """Strangers' programs send anything: neither it nor a traceback ends up in the log."""
+    call(server, "take", given(upload_file(server, picture_bytes())), "program")
+    task, *texts = ASKED
+    for data in (
+        [None, SECRET, *texts, "none"],
+        [None, task, *texts, SECRET],
+        [None, task, {SECRET: SECRET}, *texts[1:], [SECRET]],
+        [None, task, SECRET],
+    ):
+        assert not call(server, "ask", data, "program")["success"]
+    assert not call(server, "take", [[SECRET]], "program")["success"]
+    for data in ([None, None, *texts, "none"], [None, task, None, None, None, None]):
+        assert "There is no such task or mode" in call(server, "ask", data, "program")["output"]["data"][0]
+    half = call(server, "ask", [None, task, f"{SECRET}\ud83d", *texts[1:], "none"], "program")
+    assert "hold half of a character" in half["output"]["data"][0]
+    log = server.log.read_text()
+    assert SECRET not in log and "Traceback" not in log and log.count("A request failed: ") == 5
+
+
 def test_a_page_that_is_closed_is_forgotten(server):
     call(server, "take", given(upload_file(server, picture_bytes())), "visit")
     data = [None, *ASKED, "none"]

@@ -49,6 +49,14 @@ def test_texts_that_are_missing_or_too_long():
             write_question("emotion_recognition", *texts)
 
 
+def test_half_of_a_character():
+    for texts in (["Why \ud83d?", "", []], ["Why?", "\ude00", []], ["Why?", "", ["joy", "fear\ud83d"]]):
+        with pytest.raises(
+            ValueError, match="hold half of a character, such as an emoji that was cut: write it again"
+        ):
+            write_question("emotion_recognition", *texts)
+
+
 def test_examples_are_drawn_with_their_texts():
     examples = draw_examples()
     assert [example.task for example in examples] == list(NAMES.values())

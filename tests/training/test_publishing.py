@@ -15,8 +15,11 @@ from huggingface_hub import ModelCard, ResolvedRevision
 from loopback_hub import OWNER, File, LoopbackHub, Repo
 from sft_run import RECIPE, ROOT, options, train, words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerState
+from trl import SFTConfig
 
-from training.card import describe_foundation, describe_rows
+from dataset_scripts.manifest import digest_safetensors
+from training.card import STAGE, Clock, describe_foundation, describe_rows, describe_training
 from training.data import load_mixture
 from training.trainer import EmoLLMTrainer
 
@@ -142,7 +145,8 @@ def test_its_facts_are_those_of_the_training(pushed):
     assert 0 < facts["trained_parameters"] < facts["parameters"]
     assert (facts["steps"], facts["batch_size"], facts["seed"]) == (3, 4, 5)
     assert (facts["lr_scheduler_type"], facts["optimizer"]) == ("constant_with_warmup", "adamw_torch_fused")
-    assert (facts["emoprompt_share"], facts["reason_share"]) == (0.75, 0.0)
+    assert (facts["emoprompt_share"], facts["reason_share"], facts["feature_cache"]) == (0.75, 0.0, False)
+    assert facts["earlier"] == [] and facts["weights"] == digest_safetensors(pushed[1])
     assert (facts["dtype"], facts["precision"]) == ("float32", "fp32")
     assert facts["device"]["name"].startswith("CPU") and facts["device"]["count"] == 1
     assert facts["seconds"] > 0 and facts["energy"] is None
@@ -160,11 +164,25 @@ def test_its_card_says_what_it_is_not_and_what_the_law_limits(pushed):
 # --- The facts
 
 
-@pytest.mark.parametrize(("readme", "licence"), [(None, None), ("mit", "mit"), ("other", None)])
+NO_INDEX = "mit\nmodel-index:\n- name: 3"
+FAULTY = "[mit", "mit\n- a list", "\xff"
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [(None, None), ("mit", "mit"), ("other", None), ("[mit, llama2]", None), (NO_INDEX, "mit")]
+    + [(faulty, None) for faulty in FAULTY],
+)
 def test_the_licence_of_a_foundation_in_a_folder_is_that_of_its_card(tmp_path, readme, licence):
     if readme:
-        (tmp_path / "README.md").write_text(f"---\nlicense: {readme}\n---\n", encoding="utf-8")
-    assert describe_foundation(str(tmp_path), None) == {"foundation": None, "revision": None, "licence": licence}
+        (tmp_path / "README.md").write_text(f"---\nlicense: {readme}\n---\n", encoding="latin-1")
+    facts = {"foundation": None, "revision": None, "licence": licence, "earlier": []}
+    assert describe_foundation(str(tmp_path), None) == facts
+
+
+def test_of_a_foundation_without_a_mapping_at_its_head_no_licence_is_known(tmp_path):
+    (tmp_path / "README.md").write_text("---\n- mit\n---\n", encoding="utf-8")
+    assert describe_foundation(str(tmp_path), None)["licence"] is None
 
 
 def test_a_foundation_of_the_hub_has_its_commit_and_its_licence(tmp_path, monkeypatch):
@@ -175,13 +193,19 @@ def test_a_foundation_of_the_hub_has_its_commit_and_its_licence(tmp_path, monkey
     cards = {"llava-hf/llava-1.5-7b-hf": tmp_path / "card.md"}
     monkeypatch.setattr("training.card.cached_file", lambda name, *_, revision, **__: revision and cards.get(name))
     facts = {"foundation": "llava-hf/llava-1.5-7b-hf", "revision": "a" * 40, "licence": "llama2"}
-    assert describe_foundation("llava-hf/llava-1.5-7b-hf", "v1.0") == facts
+    assert describe_foundation("llava-hf/llava-1.5-7b-hf", "v1.0") == facts | {"earlier": []}
     assert describe_foundation("owner/no-card", None)["licence"] is None
     trained = tmp_path / "trained"
     trained.mkdir()
-    (trained / "training.json").write_text(json.dumps(facts | {"steps": 3}), encoding="utf-8")
+    stages = [dict.fromkeys(STAGE, number) for number in (1, 2)]
+    told = facts | {"earlier": stages[:1], "seed": 0, **stages[1]}
+    (trained / "training.json").write_text(json.dumps(told), encoding="utf-8")
     monkeypatch.undo()
-    assert describe_foundation(str(trained), None) == facts, "what a training has left started where that had"
+    told_again = facts | {"earlier": stages}
+    assert describe_foundation(str(trained), None) == told_again, "what a training has left started where that had"
+    (trained / "training.json").write_text(json.dumps(facts | {"earlier": []}), encoding="utf-8")
+    with pytest.raises(ValueError, match="training.json has no datasets, rows, .*, weights, which the card"):
+        describe_foundation(str(trained), None)
 
 
 def test_rows_are_counted_by_source_and_by_dataset(drawn_dataset, captions):
@@ -193,6 +217,29 @@ def test_rows_are_counted_by_source_and_by_dataset(drawn_dataset, captions):
     ]
     rows = Dataset.from_list([words(i) | {"id": f"me/chat:default/train/{i}", "task": None} for i in range(3)])
     assert describe_rows(rows) == [{"source": "me/chat", "task": None, "licence": None, "rows": 3}]
+
+
+def test_every_device_counts(tmp_path, monkeypatch):
+    """Also those of one process, among which torch divides its batches."""
+    monkeypatch.setattr(SFTConfig, "n_gpu", 4)
+    args = SFTConfig(tmp_path, use_cpu=True, report_to="none")
+    handler = SimpleNamespace(callbacks=[Clock()])
+    trainer = SimpleNamespace(args=args, state=TrainerState(), callback_handler=handler)
+    assert describe_training(trainer)["device"]["count"] == 4
+
+
+def test_until_it_ends_a_training_leaves_what_an_earlier_one_told(
+    tiny_foundations, drawn_dataset, tmp_path, monkeypatch
+):
+    """Of the weights that are there."""
+    train(tiny_foundations["llava"], f"{drawn_dataset}:hate_detection", tmp_path, seed=1, save_strategy="no")
+    told = {name: (tmp_path / name).read_bytes() for name in ("training.json", "README.md")}
+    assert facts_of(tmp_path)["weights"] == digest_safetensors(tmp_path)
+    monkeypatch.setattr("train_sft.save_trained", lambda trainer: None)
+    fields = {"seed": 2, "save_strategy": "steps", "save_steps": 1}
+    train(tiny_foundations["llava"], f"{drawn_dataset}:hate_detection", tmp_path, **fields)
+    assert (tmp_path / "checkpoint-2").is_dir()
+    assert {name: (tmp_path / name).read_bytes() for name in told} == told
 
 
 def test_the_time_of_a_resumed_training_is_that_of_all_its_parts(
@@ -262,7 +309,7 @@ def test_the_card_of_a_resumed_mixture_is_that_of_an_uninterrupted_one(tiny_foun
     facts = facts_of(tmp_path)
     os.rename(tmp_path / "checkpoint-2", tmp_path / "later")
     train(tiny_foundations["llava"], dataset, tmp_path, resume_from_checkpoint="last", **fields)
-    assert facts_of(tmp_path) | {"seconds": facts["seconds"]} == facts
+    assert facts_of(tmp_path) | {"seconds": facts["seconds"]} == facts  # and so the weights
     took = r"Training took .* minutes"
     assert re.sub(took, "", (tmp_path / "README.md").read_text(encoding="utf-8")) == re.sub(took, "", card)
 
