@@ -3,7 +3,7 @@
 import importlib
 import json
 import math
-import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -90,15 +90,19 @@ def test_lmms_eval_predicts_and_scores_as_our_runner(lmms_eval_python, emollm, d
     ours = {(record["task"], record["id"]): record for record in read_predictions(tmp_path / "ours")}
     scores = json.loads((tmp_path / "ours" / "results.json").read_text())
 
-    command = [lmms_eval_python, "-m", "lmms_eval", "--model", "emollm", "--model_args", f"pretrained={emollm}"]
-    command += ["--include_path", "evaluation/lmms_eval", "--tasks", "emobench", "--limit", "8"]
+    block = re.search(r"```text\n(pip install .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    install, command = block.group(1).replace("\\\n", "").splitlines()
+    assert install.endswith(f"-r {REQUIREMENTS.relative_to(ROOT)}")
+    for word, instead in {
+        "data/EmoBench-Drawn": dataset,
+        "python": lmms_eval_python,
+        "outputs/emollm": emollm,
+        "results/lmms-eval": tmp_path / "theirs",
+    }.items():
+        assert command.count(word) == 1
+        command = command.replace(word, str(instead))
     result = subprocess.run(
-        [*command, "--log_samples", "--output_path", tmp_path / "theirs"],
-        cwd=ROOT,
-        env={**os.environ, "EMOBENCH": str(dataset)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+        f"{command} --limit 8", shell=True, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
     (file,) = tmp_path.glob("theirs/*/*_results.json")
