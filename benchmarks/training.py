@@ -170,7 +170,7 @@ def train(args: argparse.Namespace, foundation: Path, rows: Dataset, levers: set
         filling = time.perf_counter() - start
         data = rows if "collator" in levers else as_prompts(rows)
         if "answer logits" in levers:
-            kind, kwargs = EmoLLMTrainer, {"datasets": ["EmoBench-Drawn"]}
+            kind, kwargs = EmoLLMTrainer, {}
         if "grouped" in levers and kind is EmoLLMTrainer:
             kwargs["lengths"] = token_lengths(rows, collator)
         elif "grouped" in levers:
