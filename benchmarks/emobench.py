@@ -244,13 +244,16 @@ def scale(folder: Path, share: float) -> dict:
     total, files = time.perf_counter() - start, {file: pq.read_metadata(file) for file in built.rglob("*.parquet")}
     groups = [file.row_group(group) for file in files.values() for group in range(file.num_row_groups)]
     planted = json.loads((folder / "fake" / "planted.json").read_text())["counts"]
-    found = json.loads((built / "stats.json").read_text())["configs"].values()
-    found = {name: splits for config in found for name, splits in config["sources"].items() if name != "drawn"}
+    found = {
+        task: {name: splits for name, splits in config["sources"].items() if name != "drawn"}
+        for task, config in json.loads((built / "stats.json").read_text())["configs"].items()
+    }
+    counts = [split for sources in found.values() for splits in sources.values() for split in splits.values()]
     return {
         "counted_as_planted": found == planted,
-        "records_without_drawn": sum(split["read"] for splits in found.values() for split in splits.values()),
-        "samples_without_drawn": sum(split["kept"] for splits in found.values() for split in splits.values()),
-        "rows_without_drawn": sum(split["rows"] for splits in found.values() for split in splits.values()),
+        "records_without_drawn": sum(split["read"] for split in counts),
+        "samples_without_drawn": sum(split["kept"] for split in counts),
+        "rows_without_drawn": sum(split["rows"] for split in counts),
         "seconds": {"make fake sources": round(made), "build": round(total)},
         "seconds_from_to": {step: f"{times[0]}-{times[-1]}" for step, times in steps.items()},
         "peak_mib": peaks,

@@ -1,5 +1,5 @@
 """
-Fake copies of EmoBench's twelve sources: the original folders and annotation files, at the published sizes times
+Fake copies of EmoBench's thirteen sources: the original folders and annotation files, at the published sizes times
 `--scale`, with made-up texts, labels in turn, and tiny pictures and clips of noise. The same arguments give the same
 bytes. The trouble that real copies have is planted in every split, and planted.json says how a build must count it.
 
@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
 from dataset_scripts.readers import READERS
+from dataset_scripts.readers.cm_memes import split_of
 from dataset_scripts.readers.intentonomy import INTENTS
 from dataset_scripts.tasks import TASKS
 
@@ -37,6 +38,7 @@ WORDS = (
 )
 COPIES = ("duplicate of a held-out sample", "near-duplicate of a held-out sample")
 REPEATED = ("repeated id", "picture name repeated")
+NO_SARCASM = "no label"  # of cm_memes, which has labels of two tasks
 PICTURE = ("picture missing", "picture broken or truncated", "picture empty")
 CLIP = ("clip missing", "clip broken or truncated", "clip empty")
 # What is planted: the last records of every split are to be left out for these reasons, in this order. Those whose
@@ -64,12 +66,19 @@ PLANTED = {
     "mintrec": (*CLIP, "repeated id"),
     "hateful_memes": (*PICTURE, "repeated id"),
     "harmeme": (*PICTURE, "repeated id"),
+    "cm_memes": (*PICTURE, "repeated id", NO_SARCASM),
     "ur_funny": (*CLIP, "repeated id", "no label", "no words"),
     "humordb": (*PICTURE[1:], "hidden file", "no rating"),
     "mmsd2": (*PICTURE, "repeated id"),
     "mustard": CLIP,
 }
-FORMS = {"caers": "png", "ferplus": "grey", "hateful_memes": "png", "harmeme": "png"}  # others: JPEG
+FORMS = {
+    "caers": "png",
+    "ferplus": "grey",
+    "hateful_memes": "png",
+    "harmeme": "png",
+    "cm_memes": "png",
+}  # others: JPEG
 ALSO = "also in dev_seen"
 OVERLAPS = "overlaps a held-out clip"
 BASE = {"train": 124, "validation": 109, "test": 0}  # MELD's first dialogue, so that the two broken clips are there
@@ -296,6 +305,20 @@ def harmeme(root: Path, splits: dict[str, list[Record]], words: Callable[[], str
         write_lines(root / "annotations" / f"{file}.jsonl", rows)
 
 
+def cm_memes(root: Path, splits: dict[str, list[Record]], words: Callable[[], str]) -> Written:
+    rows = ["Name,Text,Ground truth reality,Level1,Level2,Valence,Sarcasm".split(",")]
+    for split, records in splits.items():
+        for record in records:
+            # the name decides on the split
+            name = next(name for end in itertools.count() if split_of(name := f"meme{record.number}_{end}") == split)
+            off, sarcasm = (("off", "sarcasm"), ("non-off", "non-sarcastic"))[record.answers == ("no",)]
+            level = "implicit" if off == "off" else off
+            sarcasm = "" if record.reason == NO_SARCASM else sarcasm
+            rows.append([f"{name}.png", f"{words()} ", words(), off, level, "neutral", sarcasm])
+            yield record, name, f"LREC_COLING_meme/{name}.png"
+    write_table(root / "sample_data.csv", rows)
+
+
 def ur_funny(root: Path, splits: dict[str, list[Record]], words: Callable[[], str]) -> Written:
     folds, labels, language = {}, {}, {}
     for split, fold in {"train": "train", "validation": "dev", "test": "test"}.items():
@@ -360,7 +383,8 @@ def mustard(root: Path, splits: dict[str, list[Record]], words: Callable[[], str
 
 
 WRITERS = (
-    emoset, caers, ferplus, meld, intentonomy, mintrec, hateful_memes, harmeme, ur_funny, humordb, mmsd2, mustard
+    emoset, caers, ferplus, meld, intentonomy, mintrec, hateful_memes, harmeme, cm_memes, ur_funny, humordb, mmsd2,
+    mustard,
 )  # fmt: skip
 
 
@@ -430,12 +454,13 @@ def write_media(picture_bytes: int, clip: tuple[int, int, int], jobs: list[tuple
         Path(path).write_bytes(data)
 
 
-def count(name: str, records: list[Record]) -> dict:
-    """What stats.json must say of these records."""
-    source, fine = READERS[name].SOURCE, [record for record in records if not record.reason]
-    asked = TASKS[source.task].sources[name]
+def count(name: str, task: str, records: list[Record]) -> dict:
+    """What stats.json must say of these records in a task."""
+    asked = TASKS[task].sources[name]
+    spared = NO_SARCASM if (name, task) == ("cm_memes", "hate_detection") else ""
+    fine = [record for record in records if record.reason in ("", spared)]
     labels = Counter(answer for record in fine for answer in record.answers)
-    skipped = Counter(record.reason for record in records if record.reason)
+    skipped = Counter(record.reason for record in records if record.reason not in ("", spared))
     return {
         "read": len(records),
         "kept": len(fine),
@@ -466,8 +491,8 @@ def make_sources(
         num_proc (`int`): Processes.
 
     Returns:
-        `dict`: What planted.json says: `counts`, source → split → what stats.json must say of it, and `duplicates`,
-        the samples that a build must remove as copies of held-out pictures.
+        `dict`: What planted.json says: `counts`, task → source → split → what stats.json must say of it, and
+        `duplicates`, the samples that a build must remove as copies of held-out pictures, once for each task.
     """
     contents, jobs, duplicates = itertools.count(1), [], []
     sources = {name: plan(name, scale, contents) for name in names}
@@ -481,7 +506,7 @@ def make_sources(
         where = {id(record): split for split, records in sources[name].items() for record in records}
         for record, made, path in writer(root / name, sources[name], words):
             if record.reason in COPIES:
-                duplicates.append(f"{name}/{where[id(record)]}/{made}")
+                duplicates += [f"{name}/{where[id(record)]}/{made}"] * len(READERS[name].SOURCE.tasks)
             if record.reason not in (PICTURE[0], CLIP[0], ALSO, *REPEATED):
                 form = "mp4" if path.endswith(".mp4") else FORMS.get(name, "jpg")
                 jobs.append((str(root / name / path), form, record))
@@ -495,7 +520,15 @@ def make_sources(
     else:
         with multiprocessing.get_context("spawn").Pool(num_proc) as pool:
             pool.map(work, parts, chunksize=1)
-    counts = {name: {s: count(name, records) for s, records in splits.items()} for name, splits in sources.items()}
+    counts = {
+        task: {
+            name: {split: count(name, task, records) for split, records in splits.items()}
+            for name, splits in sources.items()
+            if name in asked.sources
+        }
+        for task, asked in TASKS.items()
+        if set(asked.sources) & set(sources)
+    }
     planted = {"counts": counts, "duplicates": sorted(duplicates)}
     write(root / "planted.json", json.dumps(planted, indent=1))
     write(root / "sources.yaml", "".join(f"{name}: {name}\n" for name in sources) + "drawn:\n")

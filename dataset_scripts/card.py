@@ -55,7 +55,7 @@ def render_metadata(infos, stats, media, gated):
     clips = media and stats["video"] != "frames" and any(source.clips for source in sources)
     metadata = DatasetCardData(
         pretty_name="EmoBench" if media else "EmoBench, annotations only",
-        language=["en"],
+        language=sorted({"en"}.union(*(source.languages for source in sources))),
         license="other" if sources else "apache-2.0",
         **({"license_name": "each-source-keeps-its-own"} if sources else {}),
         task_categories=[
@@ -98,8 +98,8 @@ def render_card(infos, stats, name="path/to/this/folder", media=True, gated=Fals
     counts = list(counts_of(stats))
     sources = list(dict.fromkeys(source for _, source, _, _ in counts))
     read = [READERS[source].SOURCE for source in sources if source != "drawn"]
-    # of the sources that have rows, the first split with any
-    filled = {source: split for _, source, split, count in reversed(counts) if count["kept"]}
+    # of the sources that have rows, the first config and split with any
+    filled = {source: (config, split) for config, source, split, count in reversed(counts) if count["kept"]}
     filled = {source: filled[source] for source in sources if source in filled}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import chain
 
-from dataset_scripts.tasks import get_task
+from dataset_scripts.tasks import TASKS, get_task
 
 
 encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -17,7 +17,7 @@ class Source:
 
     Args:
         name (`str`): Short name, as in `sources.yaml`.
-        task (`str`): One of the five tasks.
+        task (`str`): One of the five tasks; of a source that answers several, the first.
         title (`str`): Its full name.
         paper (`str`): Authors, year and address.
         url (`str`): Where it is published.
@@ -28,6 +28,7 @@ class Source:
         published (`dict[str, int]`): Records of each split (`"train"`, `"validation"`, `"test"`) as published.
         clips (`bool`): Whether its records are clips, not pictures.
         offensive (`bool`): Whether it holds hateful or offensive content.
+        languages (`tuple[str, ...]`): Codes of the languages of its texts.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Source:
     published: dict[str, int]
     clips: bool = False
     offensive: bool = False
+    languages: tuple[str, ...] = ("en",)
+
+    @property
+    def tasks(self):
+        """Names of all tasks that it answers."""
+        return tuple(task.name for task in TASKS.values() if self.name in task.sources)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,14 @@ class EmoSample:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that a reader leaves out, and why; `reason` is a category that is counted."""
+    """A record that a reader leaves out, and why.
+
+    Args:
+        record (`str`): Its name.
+        reason (`str`): A category that is counted.
+        task (`str`): The one that it is left out of, for a source that answers several; empty for all.
+    """
 
     record: str
     reason: str
+    task: str = ""

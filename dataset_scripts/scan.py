@@ -86,11 +86,12 @@ def write_json(path, content):
 
 
 def read_unit(request, unit):
-    """The samples and skipped records of a unit, as its reader yields them."""
+    """The samples and skipped records of a unit, as its reader yields them; it may yield those of other tasks, too."""
     if unit.source == "drawn":
         size = request.drawn_size if unit.split == "train" else drawn.SPLIT_SIZES[unit.split]
         return drawn.read(unit.task, unit.split, size, request.seed)
-    return READERS[unit.source].read(Path(request.sources[unit.source]), unit.split)
+    records = READERS[unit.source].read(Path(request.sources[unit.source]), unit.split)
+    return (record for record in records if record.task in (unit.task, ""))
 
 
 def frames_of(request):

@@ -91,6 +91,12 @@ SARCASTIC_CAPTION = (
     "Is the writer of the caption being sarcastic?",
     "Given the picture, is the caption sarcasm?",
 )
+SARCASTIC_MEME = (
+    "Is this meme sarcastic?",
+    "Does this meme mean the opposite of what it says?",
+    "Is the maker of this meme being sarcastic?",
+    "Taken together, are picture and text sarcastic?",
+)
 
 TASKS = {
     task.name: task
@@ -234,6 +240,7 @@ TASKS = {
                     "drawn": (),
                     "hateful_memes": ("protected_category",),
                     "harmeme": ("target",),
+                    "cm_memes": (),
                 }.items()
             },
             positive="yes",
@@ -260,6 +267,7 @@ TASKS = {
             sources={
                 "drawn": Questions(NO_YES, SARCASTIC_CAPTION, context_name="Caption"),
                 "mmsd2": Questions(NO_YES, SARCASTIC_CAPTION, context_name="Caption"),
+                "cm_memes": Questions(NO_YES, SARCASTIC_MEME, context_name="Text on the meme"),
                 "mustard": Questions(
                     NO_YES,
                     (

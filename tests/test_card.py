@@ -95,6 +95,7 @@ def test_the_card_of_all_sources_warns_and_names_each_with_licence_paper_and_add
     assert "video-text-to-text" in head["task_categories"]
     assert "not-for-all-audiences" in head["tags"] and "Content warning" in page and "identifiable" in page
     assert "Not in this build" not in page
+    assert head["language"] == ["en", "hi"] and "`cm_memes` has no\nsplits at all, so that a hash" in page
     for reader in READERS.values():
         source = reader.SOURCE
         for told in (source.title, source.about, source.paper, source.url, source.licence.rstrip(".")):
@@ -189,6 +190,17 @@ def test_the_lines_that_join_ones_own_copies_name_what_has_rows():
     assert 'load_dataset("me/emo", "emotion_recognition", split="validation")' in joining
     assert 'load_dataset("me/emo", "sarcasm_detection", split="train")' in joining
     assert "mintrec" not in joining and "`drawn` has no files" in joining
+
+
+def test_a_source_of_two_tasks_is_named_with_both_and_joined_from_the_one_that_is_there():
+    stats, info = make_stats("cm_memes"), DatasetInfo(features=FEATURES, splits=SplitDict())
+    del stats["configs"]["hate_detection"]
+    info.splits.add(SplitInfo("train", 1, 1))
+    page = render_card({"sarcasm_detection": info}, stats, name="me/emo", media=False)
+    joining = page.split("## Joining")[1].split("## Sources")[0]
+    assert 'load_dataset("me/emo", "sarcasm_detection", split="train")' in joining
+    assert "- **CM_MEMES** (`cm_memes`, hate detection, sarcasm detection). Memes in Hindi" in page
+    assert "- `cm_memes` (hate detection, sarcasm detection): CM_MEMES is at" in make_card("drawn")[1]
 
 
 def test_citation_agrees_with_the_repository():

@@ -10,6 +10,7 @@ from benchmarks.fake_sources import PLANTED, WRITERS, make_sources
 from dataset_scripts.pipeline import build
 from dataset_scripts.readers import READERS
 from dataset_scripts.sample import Skipped
+from dataset_scripts.scan import Request, Unit, read_unit
 from dataset_scripts.tasks import TASKS
 
 
@@ -28,7 +29,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def fakes(tmp_path_factory):
-    """All twelve sources, some 1,000 records: their folder, and what was planted."""
+    """All thirteen sources, some 1,000 records: their folder, and what was planted."""
     root = tmp_path_factory.mktemp("fakes")
     return root, make_sources(root, scale=0)
 
@@ -45,13 +46,14 @@ def test_every_source_is_faked():
     assert set(PLANTED) == {writer.__name__ for writer in WRITERS} == set(READERS)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_readers_read_what_was_planted(fakes, name):
+@pytest.mark.parametrize(("name", "task"), [(name, task) for name in READERS for task in READERS[name].SOURCE.tasks])
+def test_readers_read_what_was_planted(fakes, name, task):
     root, planted = fakes
     splits = READERS[name].splits(root / name)
-    assert splits == tuple(READERS[name].SOURCE.published) == tuple(planted["counts"][name])
-    for split, expected in planted["counts"][name].items():
-        records = list(READERS[name].read(root / name, split))
+    assert splits == tuple(READERS[name].SOURCE.published) == tuple(planted["counts"][task][name])
+    request = Request({name: str(root / name)}, (task,), seed=0, drawn_size=16, video="frames", frames=8)
+    for split, expected in planted["counts"][task][name].items():
+        records = list(read_unit(request, Unit(task, name, split)))
         assert len(records) == expected["read"] == 32
         skipped = Counter(record.reason for record in records if isinstance(record, Skipped))
         assert skipped == {
@@ -61,7 +63,7 @@ def test_readers_read_what_was_planted(fakes, name):
 
 def test_published_sizes(tmp_path):
     planted = make_sources(tmp_path, scale=1.0, names=("mustard",))
-    assert {split: found["read"] for split, found in planted["counts"]["mustard"].items()} == {
+    assert {split: found["read"] for split, found in planted["counts"]["sarcasm_detection"]["mustard"].items()} == {
         "train": 334,
         "test": 356,
     }
@@ -71,10 +73,8 @@ def test_build_counts_what_was_planted(fakes, built):
     _, planted = fakes
     output, stats = built
     found = {
-        name: counts
-        for config in stats["configs"].values()
-        for name, counts in config["sources"].items()
-        if name != "drawn"
+        task: {name: counts for name, counts in config["sources"].items() if name != "drawn"}
+        for task, config in stats["configs"].items()
     }
     assert found == planted["counts"]
     assert json.loads((output / "stats.json").read_text())["configs"] == stats["configs"]

@@ -169,4 +169,4 @@ def test_whole_characters_and_encoded_pictures_are_fine():
 def test_sources_say_which_have_clips_and_which_offend():
     sources = [reader.SOURCE for reader in READERS.values()]
     assert {source.name for source in sources if source.clips} == {"meld", "mintrec", "mustard", "ur_funny"}
-    assert {source.name for source in sources if source.offensive} == {"hateful_memes", "harmeme"}
+    assert {source.name for source in sources if source.offensive} == {"hateful_memes", "harmeme", "cm_memes"}

@@ -2,6 +2,7 @@
 
 from dataset_scripts.readers import (
     caers,
+    cm_memes,
     emoset,
     ferplus,
     harmeme,
@@ -27,6 +28,7 @@ READERS = {
         mintrec,
         hateful_memes,
         harmeme,
+        cm_memes,
         ur_funny,
         humordb,
         mmsd2,
