@@ -15,12 +15,11 @@ single one it passes no signal on, and leaves it behind.
 """
 
 import os
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from training.arguments import EmoLLMArguments
 from training.card import describe_run
 from training.checkpoints import resume_point
 from training.collator import EmoBenchCollator, token_lengths
@@ -30,71 +29,6 @@ from training.features import FeatureCache
 from training.model import choose_trainable, load_model, save_trained
 from training.trainer import EmoLLMTrainer
 from training.validation import Validation, early_stopping
-
-
-@dataclass
-class EmoLLMArguments:
-    """What EmoLLM adds to TRL's arguments."""
-
-    datasets: list[str] = field(
-        metadata={
-            "help": "EmoBench folders or Hub ids, each as ID or ID:config,config; or any dataset in TRL's format of "
-            "messages, or of prompt and completion, with or without images."
-        }
-    )
-    dataset_weights: list[float] | None = field(
-        default=None, metadata={"help": "Share of the rows from each of the datasets; by default as many as it has."}
-    )
-    train: Literal["mvp", "mvp+lora", "mvp+lora+projector", "full"] = field(
-        default="mvp+lora",
-        metadata={
-            "help": "What is trained: MVP; with LoRA on the language model; with the projector of the foundation; or "
-            "every weight. For a foundation without MVP the same but for MVP."
-        },
-    )
-    upgrade: bool = field(default=False, metadata={"help": "Upgrade the model with MVP before training."})
-    mvp_size: int = field(default=256, metadata={"help": "Width of MVP's bottleneck, with --upgrade."})
-    visual_tokens_per_image: int | None = field(
-        default=None, metadata={"help": "Compact mode: so many visual tokens an image instead of all, with --upgrade."}
-    )
-    emoprompt_share: float = field(
-        default=0.5, metadata={"help": "Share of the rows that are trained with EmoPrompt, from 0 to 1."}
-    )
-    reason_share: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of those that learn to reason before they answer, from 0 to 1; rows without a rationale "
-            "(see evaluation.rationales) learn to answer all the same."
-        },
-    )
-    eval_samples: int = field(
-        default=200,
-        metadata={"help": "Validation samples a task that an evaluation scores, and as many rows for the loss."},
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Stop after so many evaluations without a better mean score, and keep the best model."},
-    )
-    feature_cache: str | None = field(
-        default=None,
-        metadata={"help": "Folder for the features of a frozen vision tower, computed once before the first epoch."},
-    )
-    feature_cache_gb: float = field(default=100.0, metadata={"help": "The most gigabytes that they may take."})
-    estimate: bool = field(
-        default=False, metadata={"help": "Print parameters, memory and time of this training, and do not train."}
-    )
-
-    def __post_init__(self):
-        for name in ("emoprompt_share", "reason_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1.")
-        if self.reason_share and not self.emoprompt_share:
-            raise ValueError(f"reason_share={self.reason_share} is a share of no rows: raise emoprompt_share.")
-        if self.visual_tokens_per_image is not None and not self.upgrade:
-            raise ValueError(
-                f"visual_tokens_per_image={self.visual_tokens_per_image} is chosen at the upgrade: set upgrade to "
-                "true, or leave it out and keep what the model has."
-            )
 
 
 def check_processes(world_size: int) -> None:
@@ -127,9 +61,7 @@ def main(script_args: EmoLLMArguments, training_args: SFTConfig, model_args: Mod
     torch.manual_seed(training_args.seed)  # of MVP's weights, and of LoRA's
     model, processor = load_model(
         model_args,
-        upgrade=script_args.upgrade,
-        mvp_size=script_args.mvp_size,
-        visual_tokens_per_image=script_args.visual_tokens_per_image,
+        mvp_fields=script_args.mvp_fields if script_args.upgrade else None,
         trust_remote_code=training_args.trust_remote_code,
     )
     model = choose_trainable(model, script_args.train, model_args)

@@ -129,9 +129,10 @@ def train(args: argparse.Namespace, foundation: Path, rows: Dataset, levers: set
     )
     model, processor = load_model(
         model_args,
-        upgrade=True,
-        mvp_size=args.hidden_size // 8,
-        visual_tokens_per_image=COMPACT if "compact" in levers else None,
+        mvp_fields={
+            "mvp_size": args.hidden_size // 8,
+            "visual_tokens_per_image": COMPACT if "compact" in levers else None,
+        },
         trust_remote_code=False,
     )
     if "liger" in levers:

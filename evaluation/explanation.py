@@ -28,7 +28,8 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
 def model_views(inputs: BatchFeature, processor: ProcessorMixin, pictures: list[Image.Image]) -> list[torch.Tensor]:
     """What the model sees, each `(3, H, W)` in 0..1: the pictures as its processor crops, stretches or tiles them."""
     pixels, eye = inputs["pixel_values"].float().cpu(), processor.image_processor
-    if pixels.ndim < 4 or pixels.shape[-3] != 3:  # loose patches of whole pictures, as Qwen's processors make them
+    loose = any(name.startswith("image_grid_") for name in inputs)  # patches of whole pictures, as with Qwen
+    if loose or pixels.ndim < 4 or pixels.shape[-3] != 3:
         return [to_tensor(picture) for picture in pictures]
     pixels = pixels.flatten(0, -4)
     if eye.do_normalize:
@@ -135,8 +136,11 @@ def draw_explanation(
         record (`dict`): the answer.
 
     Raises:
-        `ValueError`: if the model's visual tokens can't be told apart by their place in a picture.
+        `ValueError`: if the model has no perspectives, or its visual tokens can't be told apart by their place in a
+            picture.
     """
+    if not model.config.perspectives:
+        raise ValueError("The MVP of this model has no perspectives to draw: upgrade its foundation with some.")
     inputs = encode_chats(processor, [put_question(question, len(pictures))], [pictures])
     inputs = inputs.to(model.device, model.dtype)
     with torch.inference_mode():
@@ -161,5 +165,6 @@ def draw_explanation(
             gates,
             seen.get("temporal"),
             unit="frame" if len(views) == len(pictures) else "part",
+            trained=bool(model.model.multi_perspective_projection.up.weight.any()),
         ).savefig(buffer, dpi=160, format="png")
     return buffer.getvalue(), missing

@@ -201,7 +201,14 @@ def draw_temporal(figure: Figure, x: float, y: float, side: float, matrix: torch
 
 @rc_context(STYLE)
 def make_figure(
-    question: str, record: dict, grounds: list, maps: list[dict], gates: dict, temporal: torch.Tensor | None, unit: str
+    question: str,
+    record: dict,
+    grounds: list,
+    maps: list[dict],
+    gates: dict,
+    temporal: torch.Tensor | None,
+    unit: str,
+    trained: bool = True,
 ) -> Figure:
     """
     Args:
@@ -212,6 +219,7 @@ def make_figure(
         gates (`dict[str, float]`): the gate of each perspective that the model has.
         temporal (`torch.Tensor` of shape `(I, K, I)`, *optional*): attention between the views.
         unit (`str`): what a view is, a frame or a part.
+        trained (`bool`, *optional*, defaults to `True`): whether MVP adds anything to what is looked at.
 
     Returns:
         `matplotlib.figure.Figure`: a row for each view, a column for each perspective, and beneath them charts.
@@ -274,7 +282,7 @@ def make_figure(
         head(x, charts, "answer", "how likely each label is")
         draw_bars(figure, x, y, 2 * column - 3 * GAP, bars, "{:.0%}", 1.1)
         x += 2 * column
-    head(x, charts, "gates", "how much is let through" if any(gates.values()) else "closed: MVP adds nothing")
+    head(x, charts, "gates", "how much is let through" if trained else "untrained: MVP adds nothing")
     bars = [(name, value, PALE) for name, value in gates.items()]
     draw_bars(figure, x, y, column - 3 * GAP, bars, "{:+.3f}", 1.4 * max(0.1, *map(abs, gates.values())))
     if temporal is not None:

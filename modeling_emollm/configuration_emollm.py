@@ -25,13 +25,14 @@ class EmoLLMConfig(PreTrainedConfig):
         mvp_size (`int`, *optional*, defaults to 256):
             Width `d` of the bottleneck in which Multi-perspective Visual Projection (MVP) works; a multiple of 8.
         perspectives (`list[str]`, *optional*, defaults to `["holistic", "content", "relation", "temporal"]`):
-            The perspectives that visual tokens read back from. One that is left out has no parameters.
+            The perspectives that visual tokens read back from. One that is left out has no parameters; without any,
+            MVP is a plain bottleneck adapter, for comparisons.
         visual_tokens_per_image (`int`, *optional*):
             Compact mode: the language model gets so many visual tokens an image, a square number, instead of all.
             The processor must write as many placeholders, see [`compact_processor`].
 
     Raises:
-        `ValueError`: for an unknown or repeated perspective, none at all, an `mvp_size` that is no multiple of 8, or a
+        `ValueError`: for an unknown or repeated perspective, an `mvp_size` that is no multiple of 8, or a
             `visual_tokens_per_image` that is no square.
     """
 
@@ -48,8 +49,8 @@ class EmoLLMConfig(PreTrainedConfig):
         super().__post_init__(**{"auto_map": dict(AUTO_MAP), **kwargs})
         if unknown := [name for name in self.perspectives if name not in PERSPECTIVES]:
             raise ValueError(f"Unknown perspectives {unknown}; choose from {list(PERSPECTIVES)}.")
-        if not self.perspectives or len(set(self.perspectives)) != len(self.perspectives):
-            raise ValueError(f"perspectives={list(self.perspectives)} must name at least one, each once.")
+        if len(set(self.perspectives)) != len(self.perspectives):
+            raise ValueError(f"perspectives={list(self.perspectives)} must name each once.")
         if self.mvp_size <= 0 or self.mvp_size % 8:
             raise ValueError(f"mvp_size={self.mvp_size} must be a positive multiple of 8, e.g. 256.")
         number = self.visual_tokens_per_image

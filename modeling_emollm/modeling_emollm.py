@@ -238,8 +238,8 @@ class EmoLLMModel(EmoLLMPreTrainedModel):
                 "make both with the same processor and do not truncate."
             )
         flat = features.flatten(0, 1) if isinstance(features, torch.Tensor) else torch.cat(tuple(features))
-        gates = self.multi_perspective_projection.gates
-        device = flat.device if gates.is_meta else gates.device  # offloaded weights come to their input by themselves
+        up = self.multi_perspective_projection.up.weight
+        device = flat.device if up.is_meta else up.device  # offloaded weights come to their input by themselves
         sample = torch.searchsorted(placeholders.sum(-1).cumsum(0).to(device), given.cumsum(0).to(device))
         position = torch.arange(len(sample), device=device) - torch.searchsorted(sample, sample)
         valid = torch.arange(lengths.max(), device="cpu") < lengths[:, None]
@@ -318,8 +318,8 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
         **mvp_fields,
     ) -> "EmoLLMForConditionalGeneration":
         """
-        Upgrades a vision-language model. It keeps its weights, tokens and processor, and answers as before until the
-        gates of MVP are trained.
+        Upgrades a vision-language model. It keeps its weights, tokens and processor, and answers as before until MVP
+        is trained.
 
         Args:
             foundation (`str`, `Path` or `PreTrainedModel`): a Hub id, a local folder, or a loaded model.
@@ -383,7 +383,7 @@ class EmoLLMForConditionalGeneration(EmoLLMPreTrainedModel, GenerationMixin):
             if not torch.equal(expected, actual):
                 raise ValueError(
                     f"The upgrade of {type(foundation).__name__} differs from it by "
-                    f"{(expected - actual).abs().max().item():.3g} at closed gates; please report this model."
+                    f"{(expected - actual).abs().max().item():.3g} untrained; please report this model."
                 )
         return model
 

@@ -145,8 +145,11 @@ class MVPReadBack(nn.Module):
 class MultiPerspectiveVisualProjection(GradientCheckpointingLayer):
     """
     Refines the projected visual features of a foundation model. All perspectives work in a bottleneck of `mvp_size`
-    channels; each visual token reads every perspective back, and what it read is added to it with a gate `tanh(α)` a
-    perspective, α = 0 at the start: an upgraded model begins as its foundation, bit for bit.
+    channels; each visual token reads every perspective back, weighed by a gate `tanh(α)` a perspective, sees what it
+    read beside itself through a GELU, and the result is added to it by `up`. That starts at zero: an upgraded model
+    begins as its foundation, bit for bit. (Closed gates would do so as well, but then no other weight has a slope
+    until they open, which they hardly do: benchmarks/RESULTS.md.) Without perspectives it is a plain bottleneck
+    adapter (arXiv 1902.00751), with which MVP is compared.
 
     With `visual_tokens_per_image=K` the perspectives see all visual tokens of an image, but only the K averages on a
     square grid over it read them back and go on to the language model.
@@ -168,7 +171,8 @@ class MultiPerspectiveVisualProjection(GradientCheckpointingLayer):
             self.relation = MVPRelation(size)
         if "temporal" in self.perspectives:
             self.temporal = MVPTemporal(size)
-        self.read_back = MVPReadBack(size, len(self.perspectives))
+        if self.perspectives:
+            self.read_back = MVPReadBack(size, len(self.perspectives))
         self.gates = nn.Parameter(torch.empty(len(self.perspectives)))
         self.up = nn.Linear(size, hidden_size, bias=False)
 
@@ -208,10 +212,12 @@ class MultiPerspectiveVisualProjection(GradientCheckpointingLayer):
             features = _pool(features.view(*valid.shape, -1), self.visual_tokens_per_image).flatten(0, 1)
             tokens = self._down(features).view(len(valid), self.visual_tokens_per_image, -1)
         seen["gates"] = self.gates.tanh()
-        read = self.read_back(tokens, [memories[name] for name in self.perspectives], seen["gates"]).flatten(0, 1)
+        if self.perspectives:
+            tokens = tokens + self.read_back(tokens, [memories[name] for name in self.perspectives], seen["gates"])
+        tokens = tokens.flatten(0, 1)
         if self.visual_tokens_per_image is None:
-            read = read[index]
-        return features + self.up(read).to(features.dtype), seen
+            tokens = tokens[index]
+        return features + self.up(F.gelu(tokens)).to(features.dtype), seen
 
     def _down(self, features: torch.Tensor) -> torch.Tensor:
         # MVP may be trained in a wider type than a foundation of low precision has.
@@ -226,7 +232,8 @@ def _pool(features: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def init_mvp_weights(module: nn.Module) -> None:
-    """Initialises one module of MVP; linear maps keep the scale of what they read (LeCun), gates are closed."""
+    """Initialises one module of MVP; linear maps keep the scale of what they read (LeCun), but for `up`, which is
+    zero; gates are open."""
     if isinstance(module, nn.Linear):
         init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
@@ -239,7 +246,8 @@ def init_mvp_weights(module: nn.Module) -> None:
     elif isinstance(module, MVPReadBack):
         init.normal_(module.key_value, std=module.key_value.shape[1] ** -0.5)
     elif isinstance(module, MultiPerspectiveVisualProjection):
-        init.zeros_(module.gates)
+        init.ones_(module.gates)
+        init.zeros_(module.up.weight)
 
 
 __all__ = ["MultiPerspectiveVisualProjection", "init_mvp_weights"]

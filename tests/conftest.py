@@ -52,10 +52,10 @@ def drawn_dataset(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_foundations(drawn_dataset, tmp_path_factory) -> dict[str, Path]:
     """Folders of untrained foundation models, the smallest there can be, by kind."""
-    from benchmarks.tiny_foundations import build_foundation, corpus_of
+    from benchmarks.tiny_foundations import MERGED, build_foundation, corpus_of
 
     folder, corpus = tmp_path_factory.mktemp("foundations"), corpus_of(str(drawn_dataset))
-    for kind in ("llava", "idefics3", "gemma3"):
+    for kind in MERGED:
         for part in build_foundation(kind, corpus, seed=0, hidden_size=32, num_layers=1):
             part.save_pretrained(folder / kind)
-    return {kind: folder / kind for kind in ("llava", "idefics3", "gemma3")}
+    return {kind: folder / kind for kind in MERGED}

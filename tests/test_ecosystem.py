@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_modeling_emollm import batch, open_gates, upgrade
+from test_modeling_emollm import batch, upgrade
 from torch import nn
 from transformers import (
     AutoModel,
@@ -24,6 +24,7 @@ from transformers import (
     pipeline,
 )  # fmt: skip
 
+from benchmarks.conformance.checks import as_if_trained
 from modeling_emollm import EmoLLMForConditionalGeneration, EmoLLMModel
 
 
@@ -47,8 +48,8 @@ def inputs(foundation) -> dict:
 
 @pytest.fixture(scope="module")
 def emollm(foundation, tmp_path_factory) -> str:
-    """A saved EmoLLM with open gates, so that its answers are not its foundation's."""
-    return save(open_gates(upgrade(foundation)), tmp_path_factory.mktemp("emollm") / "model", foundation)
+    """A saved EmoLLM that acts as if trained, so that its answers are not its foundation's."""
+    return save(as_if_trained(upgrade(foundation)), tmp_path_factory.mktemp("emollm") / "model", foundation)
 
 
 def save(model, folder, foundation: str) -> str:
@@ -119,9 +120,11 @@ def test_a_pipeline_answers_what_generate_does(emollm):
     picture = {"type": "image", "image": Image.linear_gradient("L")}
     chat = [{"role": "user", "content": [picture, {"type": "text", "text": "How do they feel?"}]}]
     pipe = pipeline("image-text-to-text", model=emollm, trust_remote_code=True)
-    answers = pipe(text=chat, max_new_tokens=6, return_full_text=False)
+    # Words: tied to its embeddings, the tiny Gemma would say its last token, <|assistant|>, again and again.
+    options = {"suppress_tokens": list(pipe.tokenizer.added_tokens_decoder), "max_new_tokens": 6}
+    answers = pipe(text=chat, generate_kwargs=options, return_full_text=False)
     inputs = inputs_of(emollm, 1)
-    tokens = load(emollm).generate(**inputs, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
+    tokens = load(emollm).generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
     expected = AutoProcessor.from_pretrained(emollm).batch_decode(tokens, skip_special_tokens=True)
     assert [answer["generated_text"] for answer in answers] == expected and expected[0]
 
@@ -205,7 +208,7 @@ def test_an_offloaded_foundation_is_upgraded(llava, part, tmp_path):
     inputs = inputs_of(llava, 1, 2)
     model = upgrade(llava, device_map=places_of(llava, part))
     assert torch.equal(logits_of(model, inputs), logits_of(plain_foundation(llava), inputs))
-    expected = logits_of(open_gates(model), inputs)
+    expected = logits_of(as_if_trained(model), inputs)
     assert torch.equal(logits_of(load(save(model, tmp_path, llava)), inputs), expected)
 
 
@@ -239,7 +242,7 @@ def test_a_quantized_foundation_beside_mvp_as_it_is(foundation, inputs, bits, tm
     names = {f"model.foundation.{name}" for name in quantized_in(plain)}
     assert quantized_in(model) == names and names
     assert torch.equal(logits_of(model, inputs), logits_of(plain, inputs))
-    expected = logits_of(open_gates(model), inputs)
+    expected = logits_of(as_if_trained(model), inputs)
     again = load(save(model, tmp_path, foundation))
     assert quantized_in(again) == names and torch.equal(logits_of(again, inputs), expected)
     base = EmoLLMModel.from_pretrained(tmp_path)
@@ -355,7 +358,7 @@ def test_activation_checkpointing(emollm, inputs, trainable):
 @torch.no_grad()
 @pytest.mark.parametrize(("compact", "batches"), [(None, ([3, 9], [5, 5, 12])), (4, ([16, 16], [16, 16, 16]))])
 def test_mvp_compiles_whole_and_once(llava, compact, batches):
-    mvp = mvp_of(open_gates(upgrade(llava, visual_tokens_per_image=compact)))
+    mvp = mvp_of(as_if_trained(upgrade(llava, visual_tokens_per_image=compact)))
     # Without a graph break; a backend that compiles for real takes longer than all other tests together.
     compiled = torch.compile(mvp, fullgraph=True, dynamic=True, backend="eager")
     for lengths, stance in zip(batches, ("default", "fail_on_recompile"), strict=True):

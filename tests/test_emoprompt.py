@@ -30,7 +30,7 @@ from modeling_emollm.emoprompt import render_chat
 
 
 GOLDEN = Path(__file__).parent / "golden" / "emoprompt"
-KINDS = ("llava", "idefics3", "gemma3")
+KINDS = ("llava", "idefics3", "gemma3", "paddleocr_vl")
 LABELS = ["one label", "another label"]
 DEFINITIONS = {"one label": "This is so.", "another label": "It is not."}
 CONTEXT = [{"speaker": "Ann", "text": "Look at me."}, {"speaker": "Ben", "text": "I do."}]

@@ -12,6 +12,7 @@ from matplotlib.font_manager import fontManager, get_font
 from PIL import Image
 from transformers import AutoProcessor, BatchFeature
 
+from benchmarks.conformance.checks import as_if_trained
 from evaluation import explain, explanation
 from evaluation.explanation import find_grid, make_ground, model_views, to_tensor
 from evaluation.explanation_figure import SLOTS, find_fonts, make_figure, slot_centres, slot_shares
@@ -50,12 +51,12 @@ def picture(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_emollm(tiny_foundations, picture, tmp_path_factory):
-    """Upgrades the LLaVA kind: open gates, and a holistic perspective that reads the picture's right top corner."""
+    """Upgrades the LLaVA kind, as if trained: the holistic perspective reads the picture's right top corner."""
 
     def make(**fields):
         model = EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["llava"]), mvp_size=64, **fields)
         processor = AutoProcessor.from_pretrained(tiny_foundations["llava"])
-        mvp = model.model.multi_perspective_projection
+        mvp = as_if_trained(model).model.multi_perspective_projection
         with torch.no_grad():
             mvp.gates.copy_(torch.tensor([0.5, -0.25, 0.25, 0.1])[: len(mvp.gates)])
             pixels = ask(processor, [Image.open(picture)])["pixel_values"]
@@ -63,7 +64,8 @@ def make_emollm(tiny_foundations, picture, tmp_path_factory):
             tokens = mvp.down(mvp.norm(features)).double()
             wanted = torch.full((16,), -20.0, dtype=torch.double)
             wanted[CORNER] = 0
-            mvp.holistic.score.weight.copy_(torch.linalg.pinv(tokens) @ wanted)
+            if "holistic" in mvp.perspectives:
+                mvp.holistic.score.weight.copy_(torch.linalg.pinv(tokens) @ wanted)
         folder = tmp_path_factory.mktemp("models") / "emollm"
         model.save_pretrained(folder)
         number = fields.get("visual_tokens_per_image")
@@ -151,6 +153,7 @@ def test_a_picture_is_explained(emollm, picture, tmp_path, figures, capsys):
     assert abs(float(likelihood[:-1]) - shares[answer]) < 0.6 and QUESTION in shown
     assert not any(text.get_parse_math() for text in figure.texts)  # dollars are no formula
     assert "one picture: nothing to compare" in shown and "+0.462" in shown and "-0.245" in shown  # tanh of the gates
+    assert "how much is let through" in shown
 
 
 def test_a_compact_model_is_explained(make_emollm, picture, tmp_path, figures):
@@ -171,6 +174,24 @@ def test_only_the_perspectives_of_the_model_are_drawn(make_emollm, picture, tmp_
     assert "+0.462" in shown and "frame 2" in shown and not {"content", "relation", "temporal"} & set(shown)
 
 
+def test_a_model_without_perspectives_has_none_to_draw(make_emollm, picture, tmp_path):
+    folder = make_emollm(perspectives=())
+    with pytest.raises(ValueError, match="has no perspectives to draw: upgrade its foundation with some"):
+        run("--model", folder, "--image", picture, "--question", QUESTION, "--output", tmp_path / "a.png")
+
+
+def test_loose_patches_are_explained_over_their_picture(tiny_foundations, picture, tmp_path, figures):
+    model = EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["paddleocr_vl"]), mvp_size=64)
+    model.save_pretrained(tmp_path / "model")
+    AutoProcessor.from_pretrained(tiny_foundations["paddleocr_vl"]).save_pretrained(tmp_path / "model")
+    run(
+        *("--model", tmp_path / "model", "--image", picture, picture, "--question", QUESTION),
+        *("--output", tmp_path / "a.png"),
+    )
+    names = [f"{panel} {i}" for i in (1, 2) for panel in ("picture", "holistic", "content", "relation")]
+    assert panel_names(figures[0]) == names and "frame 2" in texts(figures[0])
+
+
 def test_tiles_are_explained_one_by_one(tiny_foundations, tmp_path, figures):
     model = EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["idefics3"]), mvp_size=64)
     model.save_pretrained(tmp_path / "model")
@@ -187,7 +208,7 @@ def test_tiles_are_explained_one_by_one(tiny_foundations, tmp_path, figures):
     (figure,) = figures
     assert [name for name in panel_names(figure) if "holistic" in name] == [f"holistic {i + 1}" for i in range(3)]
     shown = texts(figure)
-    assert "part 3" in shown and "closed: MVP adds nothing" in shown
+    assert "part 3" in shown and "untrained: MVP adds nothing" in shown
     assert figure.axes[-1].get_xlabel() == "part looked at"
     assert_all_can_be_read(figure)
     drawn = {axes.get_label(): axes.images[0].get_array() for axes in figure.axes if axes.images}
@@ -235,10 +256,10 @@ def test_frames_are_compared():
 def test_only_what_there_is_is_drawn():
     grounds, maps = random_views(1, ["content"])
     record = record_of(choices=["no", "yes"], text="Perhaps.")
-    figure = make_figure("Is it?", record, grounds, maps, {"content": 0.0}, None, "frame")
+    figure = make_figure("Is it?", record, grounds, maps, {"content": 0.0}, None, "frame", trained=False)
     assert panel_names(figure) == ["picture 1", "content 1"]
     shown = texts(figure)
-    assert "none of the labels" in shown and "Perhaps." in shown and "closed: MVP adds nothing" in shown
+    assert "none of the labels" in shown and "Perhaps." in shown and "untrained: MVP adds nothing" in shown
     assert not {"holistic", "relation", "temporal", "answer"} & set(shown)
 
 
@@ -356,6 +377,12 @@ def test_views_are_what_the_model_sees(tiny_foundations):
     for shape in [(32, 1176), (3, 64, 768)]:  # of Qwen's kind and of SigLIP 2's, here three pictures
         views = model_views(BatchFeature({"pixel_values": torch.zeros(shape)}), processor, [wide])
         assert torch.equal(views[0], whole)
+    # Loose patches that look like small pictures: these are of three.
+    processor = AutoProcessor.from_pretrained(tiny_foundations["paddleocr_vl"])
+    inputs = ask(processor, [wide, wide, wide])
+    assert inputs["pixel_values"].shape[1:] == (3, 16, 16) and len(inputs["pixel_values"]) > 3
+    views = model_views(inputs, processor, [wide, wide, wide])
+    assert len(views) == 3 and torch.equal(views[0], whole)
 
 
 def test_what_can_not_be_explained(emollm, tiny_foundations, picture, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """EmoLLM as its users meet it: upgraded from a foundation, saved, loaded in a fresh interpreter, looked into."""
 
+import copy
 import inspect
 import itertools
 import math
@@ -34,7 +35,7 @@ from transformers import (
 )
 
 from benchmarks.conformance.__main__ import FAMILIES
-from benchmarks.conformance.checks import make_family
+from benchmarks.conformance.checks import as_if_trained, make_family
 from modeling_emollm import (
     PERSPECTIVES,
     EmoLLMConfig,
@@ -75,7 +76,7 @@ def internvl():
     return InternVLForConditionalGeneration(config), rows, {"pixel_values": torch.randn(3, 3, 16, 16)}
 
 
-@pytest.fixture(params=["llava", "idefics3", "gemma3", "qwen2_5_vl", "internvl"])
+@pytest.fixture(params=["llava", "idefics3", "gemma3", "paddleocr_vl", "qwen2_5_vl", "internvl"])
 def foundation_and_inputs(request, tiny_foundations):
     """A foundation model, and a batch of two rows with different numbers of visual tokens."""
     torch.manual_seed(0)
@@ -102,15 +103,10 @@ def upgrade(foundation, **fields) -> EmoLLMForConditionalGeneration:
     return EmoLLMForConditionalGeneration.from_foundation(foundation, **{"mvp_size": 16, **fields})
 
 
-def open_gates(model: EmoLLMForConditionalGeneration) -> EmoLLMForConditionalGeneration:
-    model.model.multi_perspective_projection.gates.data.fill_(0.5)
-    return model
-
-
 @pytest.fixture(scope="module")
 def llava(tiny_foundations):
     folder = tiny_foundations["llava"]
-    return open_gates(upgrade(str(folder))), attach_emoprompt(AutoProcessor.from_pretrained(folder))
+    return as_if_trained(upgrade(str(folder))), attach_emoprompt(AutoProcessor.from_pretrained(folder))
 
 
 @torch.no_grad()
@@ -127,13 +123,13 @@ def test_an_upgrade_starts_as_its_foundation(foundation_and_inputs):
     model = upgrade(foundation, probe=inputs)
     assert torch.equal(model(**inputs).logits, logits)
     assert all(torch.equal(generate(model, option), ids) for option, ids in zip(options, generated, strict=True))
-    assert not torch.equal(open_gates(model)(**inputs).logits, logits)
+    assert not torch.equal(as_if_trained(model)(**inputs).logits, logits)
 
 
 @torch.no_grad()
 def test_embeddings_of_placeholders_stand_for_them(foundation_and_inputs):
     foundation, inputs = foundation_and_inputs
-    model = open_gates(upgrade(foundation))
+    model = as_if_trained(upgrade(foundation))
     named = model(**inputs, output_perspectives=True).perspectives["image"]
     inputs["inputs_embeds"] = foundation.get_input_embeddings()(inputs.pop("input_ids"))
     seen = model(**inputs, output_perspectives=True).perspectives["image"]
@@ -173,15 +169,31 @@ def test_an_upgrade_that_differs_is_refused(tiny_foundations, monkeypatch):
     folder = str(tiny_foundations["llava"])
     probe = batch(AutoProcessor.from_pretrained(folder), 1)
     upgrade(folder, probe={**probe, "logits_to_keep": 1})  # not all that processors make are tensors
-    monkeypatch.setattr(init_mvp_weights.__globals__["init"], "zeros_", torch.nn.init.ones_)  # gates that are open
+    monkeypatch.setattr(init_mvp_weights.__globals__["init"], "zeros_", torch.nn.init.ones_)  # an `up`, too
     for given in (None, probe):
         with pytest.raises(ValueError, match="upgrade of LlavaForConditionalGeneration differs from it by"):
             upgrade(folder, probe=given)
 
 
+def test_an_untrained_upgrade_learns_from_the_second_step_on(foundation_and_inputs):
+    """The first step is `up`'s alone; then nothing stands between the loss and any other weight."""
+    foundation, inputs = foundation_and_inputs
+    model = upgrade(foundation)
+    mvp = model.model.multi_perspective_projection
+    optimizer = torch.optim.AdamW(mvp.parameters(), lr=1e-3)
+    learning = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        learning.append({name for name, parameter in mvp.named_parameters() if parameter.grad.any()})
+        optimizer.step()
+    assert learning == [{"up.weight"}, {name for name, _ in mvp.named_parameters()}]
+    assert mvp.up.weight.any() and not mvp.gates.eq(1).any()
+
+
 def test_every_part_of_mvp_learns(foundation_and_inputs):
     foundation, inputs = foundation_and_inputs
-    model = open_gates(upgrade(foundation))
+    model = as_if_trained(upgrade(foundation))
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     for name, parameter in model.model.multi_perspective_projection.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -256,7 +268,7 @@ def test_perspectives_can_be_looked_at(llava):
     assert (seen["relation"].diagonal(dim1=1, dim2=2) == 0).all()  # no slot listens to itself
     assert ((seen["relation"] > 0).sum(-1) == 3).all()
     assert (seen["temporal"][0, :, 1:] == 0).all() and (seen["temporal"][1:, :, 0] == 0).all()  # within a sample only
-    torch.testing.assert_close(seen["gates"], torch.full((4,), 0.5).tanh())
+    torch.testing.assert_close(seen["gates"], torch.tensor([0.3, 0.5, 0.7, 0.9]).tanh())
 
 
 @torch.no_grad()
@@ -278,7 +290,7 @@ def projection(*perspectives: str) -> MultiPerspectiveVisualProjection:
     )
     torch.manual_seed(0)
     module.apply(init_mvp_weights)
-    module.gates.data.fill_(1.0)
+    torch.nn.init.normal_(module.up.weight, std=0.25)  # as if trained
     return module
 
 
@@ -288,9 +300,12 @@ def test_the_temporal_perspective_sees_change_and_its_order():
     pictures, valid = torch.randn(3, 5, 32), torch.ones(3, 5, dtype=torch.bool)
 
     def change(features, sample=(0, 0, 0)):
+        """What the gates let through."""
         position = torch.arange(3) if sample == (0, 0, 0) else torch.zeros(3, dtype=torch.long)
-        flat = features.flatten(0, 1)
-        return (module(flat, torch.arange(15), valid, torch.tensor(sample), position)[0] - flat).view_as(features)
+        inputs = features.flatten(0, 1), torch.arange(15), valid, torch.tensor(sample), position
+        closed = copy.deepcopy(module)
+        closed.gates.zero_()
+        return (module(*inputs)[0] - closed(*inputs)[0]).view_as(features)
 
     assert torch.equal(change(pictures, (0, 1, 2)), torch.zeros(3, 5, 32))  # one picture a sample: exactly nothing
     torch.testing.assert_close(change(pictures[:1].expand(3, -1, -1)), torch.zeros(3, 5, 32))  # nothing changes
@@ -347,6 +362,51 @@ def test_any_perspectives_can_be_left_out_and_have_no_parameters_then(perspectiv
         assert number_of_parameters(module) < number_of_parameters(projection(*PERSPECTIVES))
 
 
+@torch.no_grad()
+def test_without_perspectives_mvp_is_a_plain_adapter(foundation_and_inputs, tmp_path):
+    foundation, inputs = foundation_and_inputs
+    expected = foundation(**inputs).logits
+    model = upgrade(foundation, perspectives=[], probe=inputs)
+    assert torch.equal(model(**inputs).logits, expected)
+    names = {name for name, weight in model.model.multi_perspective_projection.named_parameters() if weight.numel()}
+    assert names == {"norm.weight", "norm.bias", "down.weight", "down.bias", "up.weight"}
+    outputs = as_if_trained(model)(**inputs, output_perspectives=True)
+    assert not torch.equal(outputs.logits, expected)
+    assert outputs.perspectives["image"].keys() == {"gates", "lengths", "sample", "position"}
+    assert outputs.perspectives["image"]["gates"].shape == (0,)
+    generated = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, trust_remote_code=True)
+    assert again.config.perspectives == [] and torch.equal(again(**inputs).logits, outputs.logits)
+    assert torch.equal(again.generate(**inputs, max_new_tokens=4, do_sample=False), generated)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("perspectives", [(), ("holistic",), ("content",), ("relation",)], ids="+".join)
+def test_a_token_sees_others_of_its_picture_by_perspectives_alone(perspectives):
+    module, features = projection(*perspectives), torch.randn(10, 32)
+    valid, sample = torch.ones(2, 5, dtype=torch.bool), torch.arange(2)
+    other = features.clone()
+    other[3] = torch.randn(32)
+    before, after = (module(one, torch.arange(10), valid, sample, torch.zeros(2))[0] for one in (features, other))
+    changed = (before != after).any(-1).tolist()
+    assert changed == [bool(perspectives)] * 3 + [True] + [bool(perspectives)] + [False] * 5
+
+
+def test_weights_that_are_loaded_are_not_initialised_again(llava, tmp_path):
+    """Neither by this code nor by that beside the weights, although `up` and the gates begin as constants."""
+    model, _ = llava
+    model.save_pretrained(tmp_path)
+    expected = model.model.multi_perspective_projection.state_dict()
+    for kind, options in [
+        (EmoLLMForConditionalGeneration, {}),
+        (AutoModelForImageTextToText, {"trust_remote_code": True}),
+    ]:
+        actual = kind.from_pretrained(tmp_path, **options).model.multi_perspective_projection.state_dict()
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
+
+
 def number_of_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -379,7 +439,7 @@ def test_padding_of_images_of_different_sizes_changes_nothing():
 
 @torch.no_grad()
 def test_a_video_is_seen_frame_by_frame():
-    model = open_gates(upgrade(qwen2_5_vl()[0]))
+    model = as_if_trained(upgrade(qwen2_5_vl()[0]))
     rows = torch.tensor([[0] * 8 + [5] + [91] * 4 + [6], [5, *[91] * 8, 8, *[91] * 3, 6]])
     grid = torch.tensor([[1, 4, 4], [2, 4, 4], [3, 2, 2]])  # frames, and their height and width in patches
     inputs = {"pixel_values_videos": torch.randn(16 + 32 + 12, 3 * 2 * 14 * 14), "video_grid_thw": grid}
@@ -416,7 +476,7 @@ def test_encoded_pictures_are_refined_as_pixels_are(name):
     encoded = {key: value for key, value in batch.items() if key != first} | {"mm_encoder_outputs": outputs}
     expected = family.model(**batch).logits
     assert torch.equal(upgrade(family.model)(**encoded).logits, expected)
-    model = open_gates(upgrade(family.model))
+    model = as_if_trained(upgrade(family.model))
     for _ in range(2):  # what was given is not refined in place
         assert torch.equal(model(**encoded).logits, model(**batch).logits)
     assert (model(**encoded).logits - expected).abs().max() > 1e-4
@@ -436,7 +496,7 @@ def test_encoded_videos_need_their_frames():
         videos = {key: batch[key] for key in inspect.signature(encode).parameters if key in batch}
         outputs = {"video": encode(**videos, return_dict=True)}
         encoded = {key: value for key, value in batch.items() if key != "pixel_values_videos"}
-        model = open_gates(upgrade(family.model))
+        model = as_if_trained(upgrade(family.model))
         if grid:
             assert torch.equal(model(**encoded, mm_encoder_outputs=outputs).logits, model(**batch).logits)
         else:
@@ -470,18 +530,18 @@ def test_compact_mode_hands_over_fewer_visual_tokens(tiny_foundations, tmp_path,
     full, compact = batch(processor, 1, 2), batch(AutoProcessor.from_pretrained(tmp_path), 1, 2)
     images = [(inputs["input_ids"] == model.config.image_token_id).sum() for inputs in (full, compact)]
     assert images == [3 * placeholders, 3 * number]
-    # At closed gates: the foundation with the averages over a coarser grid.
+    # Untrained: the foundation with the averages over a coarser grid.
     features = torch.cat(list(model.foundation.model.get_image_features(compact["pixel_values"]).pooler_output))
     side, coarse = math.isqrt(placeholders), math.isqrt(number)
     blocks = features.view(3, coarse, side // coarse, coarse, side // coarse, -1).mean((2, 4)).flatten(0, 2)
     encoded, seen = model.model.encode(compact["input_ids"], compact)
     torch.testing.assert_close(torch.cat(list(encoded["mm_encoder_outputs"]["image"].pooler_output)), blocks)
     assert seen["image"]["lengths"].tolist() == [placeholders] * 3  # the perspectives see all of it
-    assert not torch.equal(open_gates(model)(**compact).logits, model.foundation(**encoded).logits)
+    assert not torch.equal(as_if_trained(model)(**compact).logits, model.foundation(**encoded).logits)
     with pytest.raises(ValueError, match=f"{3 * placeholders} placeholders .* but {3 * number} visual tokens"):
         model(**full)
-    everything = open_gates(upgrade(folder, visual_tokens_per_image=placeholders))
-    torch.testing.assert_close(everything(**full).logits, open_gates(upgrade(folder))(**full).logits)
+    everything = as_if_trained(upgrade(folder, visual_tokens_per_image=placeholders))
+    torch.testing.assert_close(everything(**full).logits, as_if_trained(upgrade(folder))(**full).logits)
 
 
 def test_compact_mode_needs_a_grid_and_a_processor_that_can_be_told(tiny_foundations, tmp_path):
@@ -510,7 +570,6 @@ def test_compact_mode_needs_a_grid_and_a_processor_that_can_be_told(tiny_foundat
     ("fields", "message"),
     [
         ({"perspectives": ["holistic", "olfactory"]}, "olfactory"),
-        ({"perspectives": []}, "at least one"),
         ({"perspectives": ["content", "content"]}, "each once"),
         ({"mvp_size": 12}, "mvp_size=12"),
         ({"visual_tokens_per_image": 60}, "visual_tokens_per_image=60 must be a square"),

@@ -111,14 +111,15 @@ class EmoLLMModelTest(model_tester_mixin(), unittest.TestCase):
     def setUpClass(cls):
         initialise = EmoLLMPreTrainedModel._init_weights
 
-        def with_open_gates(self, module):
+        def as_if_trained(self, module):
             initialise(self, module)
             if isinstance(module, MultiPerspectiveVisualProjection):
+                init.normal_(module.up.weight, std=0.25)
                 init.constant_(module.gates, 0.5)
 
         base, conditional = (model.__name__ for model in cls.all_model_classes)
         for change in (
-            patch.object(EmoLLMPreTrainedModel, "_init_weights", with_open_gates),  # closed ones would hide MVP
+            patch.object(EmoLLMPreTrainedModel, "_init_weights", as_if_trained),  # a zero would hide MVP
             # Here some tests look up what kind of model it is; registered for good, EmoLLM would be no remote code.
             patch.dict(modeling_auto.MODEL_MAPPING_NAMES, emollm=base),
             patch.dict(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, emollm=conditional),

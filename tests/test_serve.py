@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils.import_utils import is_serve_available
 
+from benchmarks.conformance.checks import as_if_trained
 from modeling_emollm import EMOTION_TASKS, EmoLLMForConditionalGeneration, attach_emoprompt, encode_chats
 
 
@@ -62,7 +63,7 @@ def models(tiny_foundations, tmp_path_factory) -> dict[str, tuple]:
     foundation, folder = tiny_foundations["llava"], tmp_path_factory.mktemp("served")
     torch.manual_seed(1)
     emollm = EmoLLMForConditionalGeneration.from_foundation(str(foundation), mvp_size=16)
-    emollm.model.multi_perspective_projection.gates.data.fill_(0.5)  # else it would answer as its foundation
+    as_if_trained(emollm)  # else it would answer as its foundation
     models = {"llava": AutoModelForImageTextToText.from_pretrained(foundation), "emollm": emollm}
     for kind, model in models.items():
         model.save_pretrained(folder / kind)

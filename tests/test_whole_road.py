@@ -31,7 +31,7 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained("owner/EmoLLM", trust_remote_code=True, revision=sys.argv[1])
 kind = type(model)
 facts = {"name": kind.__name__, "module": kind.__module__}
-print(json.dumps(facts | {"trained": bool(model.multi_perspective_projection.gates.any())}))
+print(json.dumps(facts | {"trained": bool(model.multi_perspective_projection.up.weight.any())}))
 """
 UPLOAD = """
 from huggingface_hub import HfApi

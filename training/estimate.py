@@ -94,10 +94,7 @@ def build(script_args, training_args: SFTConfig, model_args: ModelConfig) -> tup
             config, dtype=dtype or torch.float32, attn_implementation=attention, trust_remote_code=trust
         )
     if script_args.upgrade:
-        number = script_args.visual_tokens_per_image
-        model = EmoLLMForConditionalGeneration.from_foundation(
-            model, mvp_size=script_args.mvp_size, visual_tokens_per_image=number
-        )
+        model = EmoLLMForConditionalGeneration.from_foundation(model, **script_args.mvp_fields)
     foundation = getattr(model, "foundation", model)
     with torch.device("meta"):
         model = choose_trainable(model, script_args.train, model_args).train()
@@ -227,6 +224,12 @@ def count(script_args, training_args: SFTConfig, model_args: ModelConfig) -> Cou
     return Counted(model, foundation, flops, activations, tokens, pictures, encoder.flops, bytes_of(features))
 
 
+def seconds_a_row(counted: Counted, training_args: SFTConfig) -> float:
+    """Of one GPU, see `PEAK_FLOPS` and `UTILIZATION`."""
+    peak = PEAK_FLOPS["bfloat16" if training_args.bf16 else "float32"]
+    return counted.flops / training_args.per_device_train_batch_size / (peak * UTILIZATION)
+
+
 def decoder_layers(foundation: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The layers of the language model, and their name in it."""
     lists = [named for named in foundation.get_decoder().named_modules() if isinstance(named[1], nn.ModuleList)]
@@ -309,7 +312,7 @@ def estimate(script_args, training_args: SFTConfig, model_args: ModelConfig) -> 
     formula = layers * length * rows * text.hidden_size * (1 if training_args.bf16 else 2)
     logits = 4 * rows * text.vocab_size
     frozen = counts["vision tower"][1] + counts["projector"][1] == 0
-    seconds = 1000 * flops / (PEAK_FLOPS[precision] * UTILIZATION)
+    seconds = 1000 * seconds_a_row(counted, training_args)
     lines = [
         f"Rows a GPU: {rows}, each of {length:,} tokens. Pictures a row: {counted.pictures}, each of "
         f"{counted.tokens:,} visual tokens. Tokens of the answer: {ANSWER}.",

@@ -52,12 +52,10 @@ PROJECTORS = {
 def load_model(
     model_args: ModelConfig,
     *,
-    upgrade: bool,
-    mvp_size: int,
-    visual_tokens_per_image: int | None,
+    mvp_fields: dict | None,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model to train, upgraded if asked for, and its processor with EmoPrompt."""
+    """The model to train, upgraded if there are fields of its [`EmoLLMConfig`], and its processor with EmoPrompt."""
     name = model_args.model_name_or_path
     if name is None:
         raise ValueError("model_name_or_path is not set: give a folder or a Hub id.")
@@ -70,15 +68,12 @@ def load_model(
         AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     )
     dtype = model_args.dtype or "auto"
-    if upgrade:
+    if mvp_fields is not None:
         if PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type") == "emollm":
             raise ValueError(f"{name} is an EmoLLM already; set upgrade to false to train it further.")
-        number = visual_tokens_per_image
-        model = EmoLLMForConditionalGeneration.from_foundation(
-            name, revision=revision, dtype=dtype, mvp_size=mvp_size, visual_tokens_per_image=number
-        )
-        if number is not None:
-            processor = compact_processor(processor, number)
+        model = EmoLLMForConditionalGeneration.from_foundation(name, revision=revision, dtype=dtype, **mvp_fields)
+        if model.config.visual_tokens_per_image is not None:
+            processor = compact_processor(processor, model.config.visual_tokens_per_image)
     else:
         model = AutoModelForImageTextToText.from_pretrained(
             name, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
@@ -88,9 +83,7 @@ def load_model(
     model.load_again = partial(
         load_model,
         replace(model_args, model_revision=revision),
-        upgrade=upgrade,
-        mvp_size=mvp_size,
-        visual_tokens_per_image=visual_tokens_per_image,
+        mvp_fields=mvp_fields,
         trust_remote_code=trust_remote_code,
     )
     return model, processor

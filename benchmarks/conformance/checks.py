@@ -28,29 +28,37 @@ def upgrade(family: Family, **fields) -> EmoLLMForConditionalGeneration:
     return EmoLLMForConditionalGeneration.from_foundation(family.model, **{"mvp_size": 16, **fields})
 
 
-def upgrade_with_open_gates(family: Family, **fields) -> EmoLLMForConditionalGeneration:
-    model = upgrade(family, **fields)
-    torch.nn.init.constant_(model.model.multi_perspective_projection.gates, 0.5)
+@torch.no_grad()
+def as_if_trained(model: EmoLLMForConditionalGeneration) -> EmoLLMForConditionalGeneration:
+    """An untrained upgrade gives what its foundation gives, since MVP's `up` is zero; this makes it act, and gives
+    each perspective another gate."""
+    mvp = model.model.multi_perspective_projection
+    torch.nn.init.normal_(mvp.up.weight, std=mvp.up.in_features**-0.5, generator=torch.Generator().manual_seed(2))
+    mvp.gates.copy_(torch.linspace(0.3, 0.9, len(mvp.gates)))
     return model
 
 
+def upgrade_as_if_trained(family: Family, **fields) -> EmoLLMForConditionalGeneration:
+    return as_if_trained(upgrade(family, **fields))
+
+
 def check_same_answers(family: Family, batch: dict, **options) -> None:
-    """At closed gates greedy, sampled and, where asked for, beam generation is the foundation's."""
+    """Untrained, greedy, sampled and, where asked for, beam generation is the foundation's."""
     model = upgrade(family)
     for kind in ({}, {"do_sample": True}, options):
         generated = []
         for one in (family.model, model):
             torch.manual_seed(3)
             generated.append(one.generate(**batch, **kind, min_new_tokens=4, max_new_tokens=4))
-        assert torch.equal(*generated), f"generate({kind}) differs at closed gates"
+        assert torch.equal(*generated), f"generate({kind}) of an untrained upgrade differs"
 
 
 def check_refined_answers(family: Family, batch: dict, **fields) -> None:
     """
-    With open gates generation begins with what `forward` predicts, and refines its pictures once. Without padding,
+    As if trained, generation begins with what `forward` predicts, and refines its pictures once. Without padding,
     because some foundations number the positions behind it in another way when they generate.
     """
-    model, calls = upgrade_with_open_gates(family, **fields), []
+    model, calls = upgrade_as_if_trained(family, **fields), []
     options = {"min_new_tokens": 2, "max_new_tokens": 2, "output_logits": True, "return_dict_in_generate": True}
     with model.model.multi_perspective_projection.register_forward_hook(lambda *_: calls.append(1)):
         answer = model.generate(**batch, **options)
@@ -68,8 +76,8 @@ def check_sight(family: Family, modality: str = "image") -> None:
 
 
 def check_alone(family: Family, modality: str = "image") -> None:
-    """With open gates a row's logits, and what MVP looked at, are those that it has alone."""
-    model = upgrade_with_open_gates(family)
+    """As if trained, a row's logits, and what MVP looked at, are those that it has alone."""
+    model = upgrade_as_if_trained(family)
     together = model(**family.batch(RAGGED, modality=modality), output_perspectives=True)
     seen, images = together.perspectives[modality], 0
     for row, numbers in enumerate(RAGGED):
@@ -89,20 +97,26 @@ def check_alone(family: Family, modality: str = "image") -> None:
 
 @torch.no_grad()
 def check_logits(family: Family) -> None:
-    """At closed gates the logits are the foundation's, bit for bit; once any of the gates opens, they are not."""
+    """
+    Untrained, the logits are the foundation's, bit for bit; as if trained, they are not, and each perspective's gate
+    alone changes them.
+    """
     batch, model = family.batch(RAGGED), upgrade(family)
     expected = family.model(**batch).logits
     assert expected.isfinite().all(), "the foundation itself gives logits that are not finite"
-    assert torch.equal(model(**batch).logits, expected), "logits differ at closed gates"
-    gates = model.model.multi_perspective_projection.gates
+    assert torch.equal(model(**batch).logits, expected), "logits of an untrained upgrade differ"
+    gates = as_if_trained(model).model.multi_perspective_projection.gates
+    gates.zero_()
+    closed = model(**batch).logits[2]
+    assert not torch.equal(closed, expected[2]), "MVP changes nothing without perspectives"
     for i, perspective in enumerate(model.config.perspectives):
         gates.copy_(torch.arange(len(gates)) == i)
-        assert not torch.equal(model(**batch).logits[2], expected[2]), f"the {perspective} perspective changes nothing"
+        assert not torch.equal(model(**batch).logits[2], closed), f"the {perspective} perspective changes nothing"
 
 
 @torch.no_grad()
 def check_generation(family: Family) -> None:
-    """Rows with different numbers of images: as the foundation at closed gates, as `forward` with open ones."""
+    """Rows with different numbers of images: untrained as the foundation, as if trained as `forward`."""
     check_same_answers(family, family.batch(RAGGED), num_beams=3)
     check_refined_answers(family, family.batch([[1, 2]]))
 
@@ -126,8 +140,8 @@ def check_neighbours(family: Family) -> None:
 
 
 def check_gradients(family: Family) -> None:
-    """With open gates a finite gradient reaches every parameter of MVP."""
-    model, batch = upgrade_with_open_gates(family), family.batch(RAGGED)
+    """As if trained, a finite gradient reaches every parameter of MVP."""
+    model, batch = upgrade_as_if_trained(family), family.batch(RAGGED)
     model.zero_grad()  # the foundation may have been here before
     model(**batch, labels=batch["input_ids"]).loss.backward()
     for name, parameter in model.model.multi_perspective_projection.named_parameters():
@@ -136,7 +150,7 @@ def check_gradients(family: Family) -> None:
 
 
 def check_training(family: Family) -> None:
-    """A few steps on MVP alone, from closed gates, lower the loss."""
+    """A few steps on MVP alone, of an untrained upgrade, lower the loss."""
     model, batch = upgrade(family), family.batch(RAGGED)
     optimizer = torch.optim.AdamW(model.model.multi_perspective_projection.parameters(), lr=1e-2)
     losses = []
@@ -151,7 +165,7 @@ def check_training(family: Family) -> None:
 @torch.no_grad()
 def check_perspectives(family: Family) -> None:
     """`output_perspectives` tells what each perspective looked at in each image (or tile of it)."""
-    seen = upgrade_with_open_gates(family)(**family.batch(RAGGED), output_perspectives=True).perspectives["image"]
+    seen = upgrade_as_if_trained(family)(**family.batch(RAGGED), output_perspectives=True).perspectives["image"]
     images, longest = len(seen["sample"]), int(seen["lengths"].max())
     counts = [seen["sample"].tolist().count(row) for row in (0, 2)]
     assert sum(counts) == images, f"images of rows {seen['sample'].tolist()}"
@@ -180,12 +194,12 @@ def check_video(family: Family) -> str | None:
     for rows in (ONE_EACH, RAGGED):
         batch = family.batch(rows, modality="video")
         expected = family.model(**batch).logits  # first, for a family that fails at it
-        assert torch.equal(upgrade(family)(**batch).logits, expected), "logits differ at closed gates"
+        assert torch.equal(upgrade(family)(**batch).logits, expected), "logits of an untrained upgrade differ"
     check_same_answers(family, batch)
     check_refined_answers(family, family.batch([[1, 2]], modality="video"))
     check_sight(family, "video")
     check_alone(family, "video")
-    model = upgrade_with_open_gates(family)
+    model = upgrade_as_if_trained(family)
     for rows in (ONE_EACH, RAGGED):
         seen = model(**family.batch(rows, modality="video"), output_perspectives=True).perspectives["video"]
         expected = [row for row, numbers in enumerate(rows) for i in numbers for _ in range(family.video_frames(i))]
@@ -197,7 +211,7 @@ def check_video(family: Family) -> str | None:
 
 @torch.no_grad()
 def check_compact(family: Family) -> str | None:
-    """`visual_tokens_per_image=4`, where images have a square grid: at closed gates, averages over a coarser one."""
+    """`visual_tokens_per_image=4`, where images have a square grid: untrained, averages over a coarser one."""
     encode, batch = family.model.base_model.get_image_features, family.batch(RAGGED)
     model = upgrade(family, visual_tokens_per_image=4)
     try:
@@ -225,7 +239,7 @@ def check_compact(family: Family) -> str | None:
     encoded.pooler_output = torch.stack(averages) if isinstance(features, torch.Tensor) else averages
     text = {name: value for name, value in batch.items() if name not in pixels}
     expected = family.model(**text, mm_encoder_outputs={"image": encoded}).logits
-    assert torch.equal(logits, expected), "at closed gates it does not see the averages"
+    assert torch.equal(logits, expected), "an untrained upgrade does not see the averages"
     check_refined_answers(family, compact.batch([[1, 2]]), visual_tokens_per_image=4)
     return None
 
@@ -269,8 +283,8 @@ def run_checks(family: Family, folder: Path) -> dict[str, str]:
 
 
 def save(family: Family, folder: Path) -> None:
-    """An upgraded model with open gates, a batch and the logits it must give in a fresh interpreter."""
-    model, batch = upgrade_with_open_gates(family), family.batch(RAGGED)
+    """An upgraded model as if trained, a batch and the logits it must give in a fresh interpreter."""
+    model, batch = upgrade_as_if_trained(family), family.batch(RAGGED)
     with torch.no_grad():
         batch["expected_logits"] = model(**batch).logits
     model.save_pretrained(folder)

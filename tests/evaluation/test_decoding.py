@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.conformance.__main__ import FAMILIES
-from benchmarks.conformance.checks import RAGGED, make_family, upgrade_with_open_gates
+from benchmarks.conformance.checks import RAGGED, make_family, upgrade_as_if_trained
 from evaluation.decoding import PAIRS, Prompt, answer_log_probabilities, label_scores, see
 
 
@@ -39,7 +39,7 @@ def read_whole(model, batch: dict, answer: list[int]) -> torch.Tensor:
 @torch.inference_mode()
 def test_labels_have_the_likelihoods_of_whole_passes(name, upgraded):
     family = make_family(FAMILIES[name])
-    model = (upgrade_with_open_gates(family) if upgraded else family.model).eval()
+    model = (upgrade_as_if_trained(family) if upgraded else family.model).eval()
     batch = family.batch(RAGGED)  # rows of different lengths, one without a picture
     prompt = Prompt(model, see(model, batch, {}))
     expected = torch.stack([read_whole(model, batch, label).sum(1) for label in LABELS], dim=1)

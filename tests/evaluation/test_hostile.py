@@ -41,7 +41,7 @@ KEY = "sk-never-to-be-told"
 ANSWER = {
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Answer: no"}}]
 }
-KINDS = ("llava", "idefics3", "gemma3")
+KINDS = ("llava", "idefics3", "gemma3", "paddleocr_vl")
 CLOSED = ["--tasks", "hate_detection", "--limit", 4]
 
 

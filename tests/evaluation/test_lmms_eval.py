@@ -16,11 +16,12 @@ from datasets import Dataset, load_dataset
 from environment import make_environment
 from transformers import AutoProcessor
 
+from benchmarks.conformance.checks import as_if_trained
 from dataset_scripts.features import FEATURES
 from dataset_scripts.tasks import TASKS
 from evaluation import run
 from evaluation.predictions import draw_samples, read_predictions
-from modeling_emollm import EmoLLMForConditionalGeneration, MultiPerspectiveVisualProjection
+from modeling_emollm import EmoLLMForConditionalGeneration
 
 
 ROOT = Path(__file__).parents[2]
@@ -54,17 +55,14 @@ def lmms_eval_python() -> Path:
 
 @pytest.fixture(scope="module")
 def emollm(tiny_foundations, tmp_path_factory) -> Path:
-    """An untrained EmoLLM with open gates, that likes to name emotions where it is asked openly."""
+    """An EmoLLM whose MVP acts as if trained, and that likes to name emotions where it is asked openly."""
     folder = tmp_path_factory.mktemp("lmms_eval") / "emollm"
     torch.manual_seed(0)
-    model = EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["llava"]))
+    model = as_if_trained(EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["llava"])))
     processor = AutoProcessor.from_pretrained(tiny_foundations["llava"])
     named = [*TASKS["emotion_recognition"].sources["drawn"].labels, processor.tokenizer.eos_token]
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, MultiPerspectiveVisualProjection):
-                module.gates.fill_(0.5)
-        model.get_output_embeddings().weight[processor.tokenizer.convert_tokens_to_ids(named)] *= 3
+        model.get_output_embeddings().weight[processor.tokenizer.convert_tokens_to_ids(named)] *= 5
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

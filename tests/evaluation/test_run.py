@@ -148,7 +148,7 @@ def test_an_emollm_is_evaluated_alike(finished, llava, tiny_foundations, drawn_d
     records = evaluate(tmp_path / "emollm", drawn_dataset, tmp_path / "results", *options)
     foundation = {(record["task"], record["id"]): record for record in finished[1]}
     assert len(records) == 24
-    for record in records:  # its gates are closed, so it answers as the foundation does
+    for record in records:  # it is untrained, so it answers as the foundation does
         expected = foundation[record["task"], record["id"]]
         assert (record["prediction"], record["text"]) == (expected["prediction"], expected["text"])
 

@@ -7,13 +7,14 @@ import torch
 from asked import answer_rows, make_row, png, prepare
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from benchmarks.conformance.checks import as_if_trained
 from evaluation import scoring
 from evaluation.scoring import answer_batch
 from modeling_emollm import EmoLLMForConditionalGeneration
 from modeling_emollm.emoprompt import answer_token_ids, attach_emoprompt, encode_chats
 
 
-KINDS = ("llava", "idefics3", "gemma3")
+KINDS = ("llava", "idefics3", "gemma3", "paddleocr_vl")
 COLOURS = [("red", "green"), ("blue", "yellow"), ("black", "white")]
 
 
@@ -45,8 +46,8 @@ def test_probabilities_equal_one_full_forward_per_label(kind, choices, distinct,
         for label in labels:
             full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], torch.tensor([label])], dim=1))
             full["attention_mask"] = torch.ones_like(full["input_ids"])
-            if "token_type_ids" in inputs:
-                full["token_type_ids"] = torch.nn.functional.pad(inputs["token_type_ids"], (0, len(label)))
+            for name in inputs.keys() & {"token_type_ids", "mm_token_type_ids"}:
+                full[name] = torch.nn.functional.pad(inputs[name], (0, len(label)))
             with torch.no_grad():
                 logits = model(**full).logits[0, length - 1 : -1].log_softmax(-1)
             steps = logits.gather(1, torch.tensor(label)[:, None])[:, 0]
@@ -140,7 +141,7 @@ def test_pictures_are_decoded_processed_and_encoded_once(upgraded, llava, monkey
     foundation, processor = llava[0], attach_emoprompt(llava[1])
     model = EmoLLMForConditionalGeneration.from_foundation(foundation) if upgraded else foundation
     if upgraded:
-        torch.nn.init.constant_(model.model.multi_perspective_projection.gates, 0.5)
+        as_if_trained(model)
     counts = dict.fromkeys(("decoded", "processed", "encoded"), 0)
 
     def counted(name, function):

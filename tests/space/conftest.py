@@ -19,6 +19,7 @@ import torch
 from environment import make_environment
 from transformers import AutoProcessor
 
+from benchmarks.conformance.checks import as_if_trained
 from modeling_emollm import EmoLLMForConditionalGeneration
 
 
@@ -52,13 +53,11 @@ def space_python() -> Path:
 
 @pytest.fixture(scope="session")
 def emollm(tiny_foundations, tmp_path_factory) -> Path:
-    """An untrained EmoLLM with open gates."""
+    """An EmoLLM whose MVP acts as if trained."""
     folder = tmp_path_factory.mktemp("space") / "emollm"
     torch.manual_seed(0)
     model = EmoLLMForConditionalGeneration.from_foundation(str(tiny_foundations["llava"]), mvp_size=32)
-    with torch.no_grad():
-        model.model.multi_perspective_projection.gates.fill_(0.5)
-    model.save_pretrained(folder)
+    as_if_trained(model).save_pretrained(folder)
     AutoProcessor.from_pretrained(tiny_foundations["llava"]).save_pretrained(folder)
     return folder
 

@@ -10,7 +10,7 @@ from train_sft import EmoLLMArguments, main
 
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("llava", "idefics3", "gemma3")
+KINDS = ("llava", "idefics3", "gemma3", "paddleocr_vl")
 RECIPE = ROOT / "recipes" / "demo_emollm.yaml"
 
 

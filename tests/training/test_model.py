@@ -20,7 +20,7 @@ from trl import ModelConfig
 
 import train_sft
 from benchmarks.conformance.__main__ import FAMILIES
-from benchmarks.conformance.checks import RAGGED, make_family, upgrade_with_open_gates
+from benchmarks.conformance.checks import RAGGED, make_family, upgrade_as_if_trained
 from training.model import choose_trainable, load_model, save_trained
 
 
@@ -59,8 +59,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def load(folder: Path | str, upgrade: bool = True, **fields):
     model_args = ModelConfig(model_name_or_path=str(folder), **fields)
-    dials = {"mvp_size": 16, "visual_tokens_per_image": None, "trust_remote_code": True}
-    return load_model(model_args, upgrade=upgrade, **dials)[0]
+    return load_model(model_args, mvp_fields={"mvp_size": 16} if upgrade else None, trust_remote_code=True)[0]
 
 
 def logits_of(model: nn.Module, batch: dict) -> torch.Tensor:
@@ -74,7 +73,7 @@ def logits_of(model: nn.Module, batch: dict) -> torch.Tensor:
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in WITHOUT])
 def test_every_familys_projector_and_language_model_are_found_and_learn(family, tmp_path):
     tiny = make_family(FAMILIES[family])
-    model, batch = upgrade_with_open_gates(tiny), tiny.batch(RAGGED)
+    model, batch = upgrade_as_if_trained(tiny), tiny.batch(RAGGED)
     before = logits_of(model, batch)
     wrapped = choose_trainable(model, "mvp+lora+projector", LORA)
     whole = {name.partition(".modules_to_save.default")[0] for name in trainable(wrapped) if ".lora_" not in name}
@@ -130,7 +129,7 @@ def test_what_is_trained_is_wide_and_the_rest_is_as_it_was_loaded(tiny_foundatio
 def test_a_wide_projector_fits_between_narrow_modules(family):
     tiny = make_family(FAMILIES[family])
     tiny.model.bfloat16()
-    model, batch = upgrade_with_open_gates(tiny), tiny.batch(RAGGED)
+    model, batch = upgrade_as_if_trained(tiny), tiny.batch(RAGGED)
     batch["pixel_values"] = batch["pixel_values"].bfloat16()
     before = logits_of(model, batch)
     after = logits_of(choose_trainable(model, "mvp+lora+projector", LORA), batch)
@@ -173,7 +172,7 @@ def test_the_attention_that_is_asked_for_is_used(tiny_foundations, upgrade):
 
 def test_a_wrapped_model_generates_and_shows_what_it_looks_at():
     tiny = make_family(FAMILIES["llava"])
-    model, batch = upgrade_with_open_gates(tiny), tiny.batch([[0, 1]])
+    model, batch = upgrade_as_if_trained(tiny), tiny.batch([[0, 1]])
     expected = model.generate(**batch, max_new_tokens=4)
     wrapped = choose_trainable(model, "mvp+lora+projector", LORA)
     assert torch.equal(wrapped.generate(**batch, max_new_tokens=4), expected)
@@ -325,9 +324,9 @@ def test_the_best_model_is_saved(tiny_foundations, drawn_dataset, tmp_path, choi
     after = train(tiny_foundations["llava"], f"{drawn_dataset}:hate_detection", tmp_path, **fields)
     file = "model.safetensors" if choice == "full" else "adapter_model.safetensors"
     first, second = (load_file(tmp_path / f"checkpoint-{step}" / file) for step in (1, 2))
-    gates = next(name for name in first if name.endswith("gates"))
-    saved = after["model.multi_perspective_projection.gates"]
-    assert torch.equal(saved, first[gates]) and not torch.equal(saved, second[gates])
+    up = next(name for name in first if name.endswith("multi_perspective_projection.up.weight"))
+    saved = after["model.multi_perspective_projection.up.weight"]
+    assert torch.equal(saved, first[up]) and not torch.equal(saved, second[up])
 
 
 def test_activation_checkpointing_learns_the_same(tiny_foundations, drawn_dataset, tmp_path):
@@ -379,8 +378,9 @@ def test_a_save_that_is_interrupted_leaves_nothing_that_loads(trained_twice, mon
         AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     save_trained(trainer)
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
-    gates = model.model.multi_perspective_projection.gates
-    assert torch.equal(gates, trainer.model.get_base_model().model.multi_perspective_projection.gates)
+    up = model.model.multi_perspective_projection.up.weight
+    trained = trainer.model.get_base_model().model.multi_perspective_projection.up.weight
+    assert up.any() and torch.equal(up, trained)
     assert (
         not list(folder.glob("adapter*")) and not list(folder.glob("model-*")) and not (folder / "unfinished").exists()
     )

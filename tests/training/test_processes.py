@@ -213,7 +213,7 @@ def test_mvp_is_trained_in_a_model_that_two_processes_share_and_loads_on_one(
     expected = learn(model, steps[:1], slice(None), processes=1)
     scores = validate(model, given[0], str(drawn_dataset))
     expected += learn(model, steps[1:], slice(None), processes=1)
-    assert model.model.multi_perspective_projection.gates.any()  # it learned, from answers of other lengths
+    assert model.model.multi_perspective_projection.up.weight.any()  # it learned, from answers of other lengths
     assert (steps[0][0]["labels"] != -100).sum() != (steps[0][1]["labels"] != -100).sum()
     said = json.loads((output / "said.json").read_text(encoding="utf-8"))
     assert said["scores"] == scores and len(scores) == 7

@@ -48,10 +48,10 @@ inputs = processor.apply_chat_template(
     return_tensors="pt",
 )
 tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
-gates = model.model.multi_perspective_projection.gates
+mvp = model.model.multi_perspective_projection
 facts = {
     "code": type(model).__module__.split(".")[0],
-    "trained": bool((gates != 0).any()),
+    "trained": bool(mvp.up.weight.any()),
     "text": processor.decode(inputs["input_ids"][0]),
     "tokens": tokens.shape[1] - inputs["input_ids"].shape[1],
 }

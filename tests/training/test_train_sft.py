@@ -24,8 +24,8 @@ def test_the_command_leaves_a_model_that_loads(trained):
     mvp_size = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["mvp_size"]
     model = AutoModelForImageTextToText.from_pretrained(trained, trust_remote_code=True)
     assert model.config.model_type == "emollm" and model.config.mvp_size == mvp_size
-    gates = model.model.multi_perspective_projection.gates
-    assert gates.numel() == 4 and (gates != 0).all()
+    mvp = model.model.multi_perspective_projection
+    assert mvp.up.weight.any() and len(mvp.gates) == 4 and (mvp.gates != 1).all()
     processor = AutoProcessor.from_pretrained(trained, trust_remote_code=True)
     question = [{"role": "user", "content": "Hateful?"}]
     assert "who is targeted" in processor.apply_chat_template(question, emotion_task="hate_detection")
@@ -75,7 +75,9 @@ def loss_of(folder: Path, dataset: str) -> float:
     ).loss.item()
 
 
-@pytest.mark.parametrize(("upgrade", "kind"), [(False, "llava"), (True, "idefics3"), (True, "gemma3")])
+@pytest.mark.parametrize(
+    ("upgrade", "kind"), [(False, "llava"), (True, "idefics3"), (True, "gemma3"), (True, "paddleocr_vl")]
+)
 def test_training_learns(tiny_foundations, drawn_dataset, tmp_path, upgrade, kind):
     dataset, foundation = f"{drawn_dataset}:hate_detection", tiny_foundations[kind]
     fields = {"max_steps": 12, "per_device_train_batch_size": 16, "learning_rate": 2e-2}
@@ -88,6 +90,16 @@ def test_compact_mode_is_trained_and_saved_with_its_processor(tiny_foundations, 
     assert loss_of(tmp_path, f"{drawn_dataset}:hate_detection") > 0  # the saved processor fits the saved model
     model = AutoModelForImageTextToText.from_pretrained(tmp_path, trust_remote_code=True)
     assert model.config.visual_tokens_per_image == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "perspectives"), [(["relation", "holistic"], ["relation", "holistic"]), (["none"], [])]
+)
+def test_perspectives_are_chosen_at_the_upgrade(command, tmp_path, words, perspectives):
+    command(RECIPE, "--perspectives", *words)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "output", trust_remote_code=True)
+    assert model.config.perspectives == perspectives
+    assert model.model.multi_perspective_projection.up.weight.any()
 
 
 @pytest.mark.parametrize("upgrade", [False, True])
@@ -136,6 +148,17 @@ def test_reasoning_without_rationales_is_refused(command):
 def test_compact_mode_without_an_upgrade_is_refused(command):
     with pytest.raises(ValueError, match="visual_tokens_per_image=4 is chosen at the upgrade"):
         command(RECIPE, upgrade=False, visual_tokens_per_image=4)
+
+
+def test_perspectives_without_an_upgrade_are_refused(command):
+    with pytest.raises(ValueError, match=r"perspectives=\['none'\] are chosen at the upgrade"):
+        command(RECIPE, "--perspectives", "none", upgrade=False)
+
+
+def test_unknown_perspectives_are_refused(command):
+    for words in (["holistic", "olfactory"], ["none", "olfactory"]):
+        with pytest.raises(ValueError, match="Unknown perspectives .*'olfactory'.*; choose from .*'holistic'"):
+            command(RECIPE, "--perspectives", *words)
 
 
 def test_what_would_have_no_effect_is_refused(command):
