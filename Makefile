@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(RUN) -m benchmarks.demo
 
 test: $(STAMP)
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.overhead

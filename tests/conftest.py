@@ -26,6 +26,14 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+# Files of few tests that take minutes. At the end of the run one process would wait for the other's.
+LONG = ("test_readme.py", "test_processes.py", "test_whole_road.py", "test_ablation.py", "test_documents.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_unconfigure():
     shutil.rmtree(_HOME, ignore_errors=True)
 
