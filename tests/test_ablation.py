@@ -227,7 +227,7 @@ def made_up(seeds: int = 3) -> dict:
                 hate, humor = random.uniform(0.2, 0.9, 2)
                 f1 = {"hate": hate, "humor": humor, "mean": (hate + humor) / 2}
                 cells.append({"foundation": name, "arm": arm, "seed": seed, "macro_f1": f1})
-    return {"plan": "tiny.yaml", "chance": {"hate": 0.5, "humor": 0.5, "mean": 0.5}, "rows": {}, "cells": cells}
+    return {"plan": "tiny", "chance": {"hate": 0.5, "humor": 0.5, "mean": 0.5}, "rows": {}, "cells": cells}
 
 
 def test_tables_say_what_the_scores_say():
@@ -256,7 +256,7 @@ def test_tables_say_what_the_scores_say():
 
 
 def test_one_seed_has_no_interval():
-    with pytest.raises(ValueError, match="1 seeds.*tiny.yaml"):
+    with pytest.raises(ValueError, match="1 seeds.*plan tiny"):
         Scores(made_up(1))
 
 

@@ -90,7 +90,7 @@ def score_predictions(plan: Plan) -> dict:
         chance[name] = float(np.mean([1 / len(group.choices) for group in sources.values()]))
         rows[name] = {source: len(group.rows) for source, group in sources.items()}
     chance["mean"] = float(np.mean(list(chance.values())))
-    scores = {"plan": str(plan.path), "chance": chance, "rows": rows, "cells": cells}
+    scores = {"plan": plan.name, "chance": chance, "rows": rows, "cells": cells}
     write_json(RESULTS / f"{plan.name}.json", scores)
     return scores
 

@@ -36,7 +36,7 @@ class Scores:
         self.foundations = list(dict.fromkeys(name for name, _, _ in cells))
         self.seeds = list(dict.fromkeys(seed for _, arm, seed in cells if arm == SFT))
         if len(self.seeds) < 2:
-            raise ValueError(f"{len(self.seeds)} seeds have no interval: give {scores['plan']} two or more.")
+            raise ValueError(f"{len(self.seeds)} seeds have no interval: give plan {scores['plan']} two or more.")
         self.arms, self.left_out = {}, {}
         for arm in dict.fromkeys(arm for _, arm, _ in cells):
             names = [name for name in self.foundations if (name, arm, (*self.seeds, 0)[0]) in cells]
