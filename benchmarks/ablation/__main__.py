@@ -38,15 +38,14 @@ DOCUMENTS = (Path("README.md"), Path("benchmarks/RESULTS.md"))
 
 
 def run(command: list[str], log: Path) -> None:
-    """
-    Raises:
-        `subprocess.CalledProcessError`: if it fails; what it printed is in `log`.
-    """
+    """Ends this command if that one fails, and says where what it printed is."""
     command = [sys.executable if word == "python" else word for word in command]
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
         file.flush()
-        subprocess.run(command, check=True, stdout=file, stderr=subprocess.STDOUT)
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code:
+        sys.exit(f"{shlex.join(command)} ended with {code}. What it printed is in {log}.")
 
 
 def pretrain(plan: Plan, name: str) -> None:
@@ -92,8 +91,6 @@ def run_cells(plan: Plan) -> list[Cell]:
                     complete(plan, cell)
         except Timeout:
             continue
-        except subprocess.CalledProcessError as error:
-            sys.exit(f"{plan.name}, {cell}: {error}\nWhat it printed is in {folder / 'log.txt'}.")
     return [cell for cell in plan.cells if not is_done(plan, cell)]
 
 
