@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 CACHE = Path(__file__).parents[1] / ".cache"
@@ -31,22 +32,23 @@ def make_environment(
     """
     key = zlib.crc32(repr([sys.prefix, sys.version, requirements.read_text(), options]).encode())
     folder = CACHE / f"{name}-{key:08x}"
-    if not folder.is_dir():
-        CACHE.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            part = Path(temporary) / "environment"
-            venv.create(part, symlinks=True)
-            (packages,) = part.glob("lib/python*/site-packages")
-            here = sysconfig.get_path("purelib")
-            (packages / "running.pth").write_text(f"import site; site.addsitedir({here!r})\n")
-            command = [sys.executable, "-m", "pip", "--python", part / "bin" / "python", "install", "--no-compile"]
-            command += ["--retries", "1", "-r", requirements, *options]
-            result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            if result.returncode:
-                reason = f"{name} can't be installed:\n{result.stderr}"
-                if os.environ.get("CI") == "true":
-                    pytest.fail(reason, pytrace=False)
-                pytest.skip(reason)
-            finish(packages)
-            part.rename(folder)  # whole or not at all
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # another worker of the tests may be at it
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+                part = Path(temporary) / "environment"
+                venv.create(part, symlinks=True)
+                (packages,) = part.glob("lib/python*/site-packages")
+                here = sysconfig.get_path("purelib")
+                (packages / "running.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+                command = [sys.executable, "-m", "pip", "--python", part / "bin" / "python", "install", "--no-compile"]
+                command += ["--retries", "1", "-r", requirements, *options]
+                result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+                if result.returncode:
+                    reason = f"{name} can't be installed:\n{result.stderr}"
+                    if os.environ.get("CI") == "true":
+                        pytest.fail(reason, pytrace=False)
+                    pytest.skip(reason)
+                finish(packages)
+                part.rename(folder)  # whole or not at all
     return folder / "bin" / "python"
