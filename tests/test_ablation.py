@@ -29,6 +29,7 @@ from benchmarks.ablation.plan import (
     Plan,
 )
 from benchmarks.ablation.tables import Scores, draw, fill, tables
+from dataset_scripts.pipeline import build
 from evaluation.figures import to_bytes
 
 
@@ -279,16 +280,25 @@ def test_the_documents_have_the_tables_of_the_stored_scores(path):
         )
 
 
-def test_the_stored_scores_follow_from_the_stored_predictions(drawn_dataset, tmp_path, monkeypatch):
-    """Those on EmoBench-Drawn, whose test split any build has."""
+@pytest.fixture
+def real_dataset(shared_data, tmp_path) -> Path:
+    """The pictures of `real.yaml`, built as it says."""
+    folders = {"ferplus": "ferplus_faces", "harmeme": "harmeme", "cm_memes": "cm_memes"}
+    build({name: shared_data / folder for name, folder in folders.items()}, tmp_path / "real")
+    return tmp_path / "real"
+
+
+@pytest.mark.parametrize("name", ["drawn", "real"])
+def test_the_stored_scores_follow_from_the_stored_predictions(name, request, tmp_path, monkeypatch):
+    dataset = request.getfixturevalue(f"{name}_dataset")  # of EmoBench-Drawn any build has the same test split
     monkeypatch.chdir(ROOT)
-    run = Plan.read(PLANS / "drawn.yaml", tmp_path)
-    run.values["datasets"] = [str(drawn_dataset)]
-    stored = json.loads((store.RESULTS / "drawn.json").read_text(encoding="utf-8"))
+    run = Plan.read(PLANS / f"{name}.yaml", tmp_path)
+    run.values["datasets"] = [str(dataset)]
+    stored = json.loads((store.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     written = {}
     monkeypatch.setattr(store, "write_json", lambda path, scores: written.update({path.name: scores}))
     store.score_predictions(run)
-    assert written["drawn.json"] == stored
+    assert written[f"{name}.json"] == stored
 
 
 def test_predictions_of_other_rows_are_refused(plan, results, tmp_path, drawn_dataset, commands):

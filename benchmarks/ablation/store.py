@@ -3,7 +3,6 @@
 What is stored says nothing about the data but the ids of its rows: answers come from the dataset at hand.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +92,3 @@ def score_predictions(plan: Plan) -> dict:
     scores = {"plan": plan.name, "chance": chance, "rows": rows, "cells": cells}
     write_json(RESULTS / f"{plan.name}.json", scores)
     return scores
-
-
-def load_scores(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
